@@ -1,0 +1,1 @@
+"""Shared behaviour: one Callback a file, each useful on a stranger's LightningModule."""

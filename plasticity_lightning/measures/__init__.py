@@ -1,0 +1,1 @@
+"""How plastic is a network? Pure functions of tensors, and torchmetrics over them."""

@@ -1,0 +1,1 @@
+"""Linear readouts: losses, closed forms and solvers on fixed features."""

@@ -1,0 +1,1 @@
+"""What every recipe needs and Lightning lacks."""

@@ -1,0 +1,1 @@
+"""Where may weights live? Masks, allocation, criteria, FLOPs."""

@@ -1,0 +1,1 @@
+"""Spiking mechanisms: neurons, synapses, plasticity rules, astrocyte, topology, encoding."""

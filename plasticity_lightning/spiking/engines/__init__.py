@@ -1,0 +1,1 @@
+"""Simulation engines of one signature: a readable reference and fast back ends."""
