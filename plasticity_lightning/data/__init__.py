@@ -1,1 +1,39 @@
-"""LightningDataModules of the recipes."""
+"""LightningDataModules of the recipes.
+
+Importing this package imports Lightning, but none of scikit-learn, tonic and Pillow: these wait until data need them.
+"""
+
+from plasticity_lightning.data.emulated_events import EmulatedNMNISTDataModule
+from plasticity_lightning.data.errors import DataArgumentError, DataFormatError, DataNotFoundError
+from plasticity_lightning.data.event_batches import EventBatch, Events, bin_events
+from plasticity_lightning.data.event_camera import EventCamera
+from plasticity_lightning.data.event_datamodule import EventDataModule
+from plasticity_lightning.data.events import NMNISTDataModule
+from plasticity_lightning.data.image_datamodule import ImageClassificationDataModule, ImageFiles
+from plasticity_lightning.data.images import (
+    CIFAR10DataModule,
+    CIFAR100DataModule,
+    DigitsDataModule,
+    FashionMNISTDataModule,
+    MNISTDataModule,
+)
+
+__all__ = [
+    "CIFAR10DataModule",
+    "CIFAR100DataModule",
+    "DataArgumentError",
+    "DataFormatError",
+    "DataNotFoundError",
+    "DigitsDataModule",
+    "EmulatedNMNISTDataModule",
+    "EventBatch",
+    "EventCamera",
+    "EventDataModule",
+    "Events",
+    "FashionMNISTDataModule",
+    "ImageClassificationDataModule",
+    "ImageFiles",
+    "MNISTDataModule",
+    "NMNISTDataModule",
+    "bin_events",
+]

@@ -1,21 +1,23 @@
 """Simulation engines of one signature: a readable reference and fast back ends, chosen by name.
 
 `reference` is the dense oracle, slow and obviously right; `cpu` the exact event-driven algorithm compiled for the CPU; `auto` the
-fastest that this machine can run.
+fastest that this machine can run. An engine's module is imported when it is first asked for.
 """
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Literal
 
 from plasticity_lightning.spiking.engines.contract import Engine, LiquidActivity, LiquidState, NeuronParameters, Weights
-from plasticity_lightning.spiking.engines.cpu import simulate_cpu
-from plasticity_lightning.spiking.engines.reference import simulate_reference
 
 __all__ = ["ENGINES", "Engine", "EngineName", "LiquidActivity", "LiquidState", "NeuronParameters", "Weights", "engine"]
 
 EngineName = Literal["auto", "cpu", "reference"]
-ENGINES: dict[str, Engine] = {"cpu": simulate_cpu, "reference": simulate_reference}
+ENGINES = {
+    "cpu": "plasticity_lightning.spiking.engines.cpu:simulate_cpu",
+    "reference": "plasticity_lightning.spiking.engines.reference:simulate_reference",
+}
 
 
 def engine(name: EngineName = "auto") -> Engine:
@@ -25,7 +27,8 @@ def engine(name: EngineName = "auto") -> Engine:
         ValueError: if there is no engine of that name.
     """
     if name == "auto":
-        return ENGINES["cpu"]
+        name = "cpu"
     if name not in ENGINES:
         raise ValueError(f"engine {name!r} is not known; choose one of {['auto', *ENGINES]}")
-    return ENGINES[name]
+    module, function = ENGINES[name].split(":")
+    return getattr(import_module(module), function)

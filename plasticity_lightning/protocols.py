@@ -1,0 +1,40 @@
+"""What a LightningModule may offer so that a shared Callback can act on it: small protocols, checked at run time, never class names."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol, runtime_checkable
+
+from torch import Tensor
+
+from plasticity_lightning.spiking.astrocyte import Astrocyte
+from plasticity_lightning.spiking.engines.contract import LiquidActivity
+from plasticity_lightning.spiking.topology import Liquid
+
+__all__ = ["HasLiquid", "HasModulator"]
+
+
+@runtime_checkable
+class HasModulator(Protocol):
+    """A module whose plastic synapses consult an astrocyte at every time step.
+
+    Attributes:
+        modulator: slot that `AstrocyteFeedback` fills at `setup`; None means an unmodulated rule.
+        modulation: float [B, T], depression rate over the last batch, or None before the first.
+    """
+
+    modulator: Astrocyte | None
+    modulation: Tensor | None
+
+
+@runtime_checkable
+class HasLiquid(Protocol):
+    """A module built around a liquid, for reports on it."""
+
+    weight: Tensor
+
+    @property
+    def liquid(self) -> Liquid:
+        """The network."""
+
+    def record(self, batch: Any) -> LiquidActivity:
+        """Simulate a batch as in feature extraction, with its spikes recorded."""
