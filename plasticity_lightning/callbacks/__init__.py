@@ -1,1 +1,6 @@
 """Shared behaviour: one Callback a file, each useful on a stranger's LightningModule."""
+
+from plasticity_lightning.callbacks.astrocyte_feedback import AstrocyteFeedback
+from plasticity_lightning.callbacks.liquid_monitor import LiquidMonitor
+
+__all__ = ["AstrocyteFeedback", "LiquidMonitor"]

@@ -1,0 +1,110 @@
+"""What a liquid does, in TensorBoard: branching factor, firing rates, weights by synapse type, a raster and the network in 3-D.
+
+Works on any LightningModule that offers `protocols.HasLiquid`. It records a few validation items with every spike kept, on the CPU, when an epoch
+has changed the weights and at the end of training, and reports once more when features have been collected.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from plasticity_lightning.measures.spiking import mean_branching_factor, silent_fraction, synchrony
+from plasticity_lightning.protocols import HasLiquid
+from plasticity_lightning.spiking.engines.contract import LiquidActivity
+
+__all__ = ["LiquidMonitor"]
+
+
+class LiquidMonitor(Callback):
+    """Logs the state of a liquid at the end of each epoch that changed its weights.
+
+    Args:
+        n_items: validation items recorded, evenly spaced over the first validation batch, at least 1.
+
+    Logs:
+        `liquid/branching_factor`, `liquid/synchrony`, `liquid/silent_fraction`; in TensorBoard also histograms `weights/<type>` and
+        `liquid/firing_rate_hz`, and the figures `liquid/raster`, `liquid/network`, `liquid/modulation`.
+
+    Raises:
+        ValueError: if n_items is below 1.
+        MisconfigurationException: at setup, if the module offers no liquid.
+    """
+
+    def __init__(self, n_items: int = 20) -> None:
+        if n_items < 1:
+            raise ValueError(f"n_items={n_items} must be at least 1")
+        self.n_items = n_items
+        self._reported: torch.Tensor | None = None
+        self._batch: Any = None
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse a module without a liquid."""
+        if not isinstance(pl_module, HasLiquid):
+            raise MisconfigurationException(
+                f"LiquidMonitor needs a module with `liquid`, `weight` and `record(batch)`; {type(pl_module).__name__} lacks some of them"
+            )
+
+    def on_validation_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        """Keep the first validation batch for recording."""
+        if self._batch is None and batch_idx == 0:
+            self._batch = batch
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Report if the weights have changed since the last report."""
+        weight = pl_module.weight.detach().cpu()
+        if self._batch is None or (self._reported is not None and torch.equal(self._reported, weight)):
+            return
+        self._reported = weight.clone()
+        if trainer.is_global_zero:
+            activity = pl_module.record(_spaced(self._batch, self.n_items))
+            values = self._measure(pl_module, activity)
+            for name, value in values.items():
+                pl_module.log(f"liquid/{name}", value, rank_zero_only=True, batch_size=1)
+            for logger in trainer.loggers:
+                if isinstance(logger, TensorBoardLogger):
+                    _draw(logger.experiment, pl_module, activity, trainer.fit_loop.total_batch_idx)
+
+    def _measure(self, pl_module: Any, activity: LiquidActivity) -> dict[str, float]:
+        spikes = activity.spikes
+        assert spikes is not None
+        source, target = pl_module.liquid.recurrent_edges()
+        n_steps = spikes.shape[1]
+        values = {
+            "silent_fraction": float(silent_fraction(activity.counts)),
+            "synchrony": float(torch.stack([synchrony(s) for s in spikes]).nanmean()),
+        }
+        start, stop = n_steps // 10, n_steps - n_steps // 10  # 25 and 225 of the paper's 250 ms
+        if stop - start > 8:
+            values["branching_factor"] = float(mean_branching_factor(spikes, source, target, start, stop))
+        return {name: value for name, value in values.items() if value == value}  # NaN where nothing fired
+
+
+def _spaced(batch: dict[str, Any], n_items: int) -> dict[str, Any]:
+    if "image" not in batch:
+        return batch  # ragged events: recorded whole
+    chosen = torch.linspace(0, len(batch["label"]) - 1, min(n_items, len(batch["label"]))).round().long()
+    return {name: value[chosen.to(value.device)] for name, value in batch.items()}
+
+
+def _draw(experiment: Any, pl_module: Any, activity: LiquidActivity, step: int) -> None:
+    from plasticity_lightning.viz import liquid_3d, modulation_trace, raster_plot  # matplotlib is slow to import
+
+    liquid = pl_module.liquid
+    source, target = liquid.recurrent_edges()
+    for name, mask in liquid.edge_types().items():
+        if bool(mask.any()):
+            experiment.add_histogram(f"weights/{name}", pl_module.weight.detach().cpu()[mask], step)
+    rate = activity.counts.double().mean(0) * 1000.0 / activity.n_liquid.shape[1]
+    experiment.add_histogram("liquid/firing_rate_hz", rate, step)
+    experiment.add_figure("liquid/raster", raster_plot(activity.spikes[0], liquid.n_excitatory), step)
+    experiment.add_figure("liquid/network", liquid_3d(liquid.positions, liquid.n_excitatory, source, target), step)
+    if bool(activity.modulation.any()):
+        experiment.add_figure("liquid/modulation", modulation_trace(activity.modulation), step)
