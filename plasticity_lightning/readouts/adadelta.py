@@ -1,9 +1,10 @@
 """The paper's readout: minibatch Adadelta in fixed order, written as one fused loop with the explicit gradient.
 
-For a batch X [B, N] with targets T [B, K]: E = (softmax(X W^T + b) - T) / B, dW = E^T X + l2 W, db = column sums of E; then
-Adadelta on both, whose accumulators live in one flat buffer so that an update is a few element-wise operations. Everything starts
-at zero, batches keep their order, and the last epoch cannot be chosen, as in the original. `lr` 0.1, `rho` 0.95 and `eps` 1e-8 are
-TensorFlow's defaults that the paper used; `torch.optim.Adadelta` has others.
+For a batch X [B, N] with targets T [B, K]: E = (softmax(X W^T + b) - T) / B, dW = E^T X + l2 W, db = column sums of
+E; then Adadelta on both, whose accumulators live in one flat buffer so that an update is a few element-wise
+operations. Everything starts at zero, batches keep their order, and the last epoch cannot be chosen, as in the
+original. `lr` 0.1, `rho` 0.95 and `eps` 1e-8 are TensorFlow's defaults that the paper used; `torch.optim.Adadelta`
+has others.
 
 Source: Ivanov & Michmizos 2021 (NALSM), readout of the published code; Zeiler 2012 for Adadelta.
 """
@@ -24,8 +25,8 @@ __all__ = ["AdadeltaReadout"]
 class AdadeltaReadout(ReadoutSolver):
     """Adadelta on the soft cross-entropy; a step is one epoch.
 
-    `loss` and `train_accuracy` of a step are means over the epoch's items, each taken before its batch's update, so that an epoch
-    is one pass over the data.
+    `loss` and `train_accuracy` of a step are means over the epoch's items, each taken before its batch's update, so
+    that an epoch is one pass over the data.
 
     Args:
         train_x: features [M, N].

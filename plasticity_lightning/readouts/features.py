@@ -1,9 +1,9 @@
 """From liquid spike counts to readout features.
 
-A feature is a neuron's share of the item's spikes, counts / sum(counts), [M, N]. The original then divides by the largest feature
-of the *current batch* of 250, so a feature depends on which items share its batch; one constant computed on the training set is
-the clean variant. The original also divides 0 by 0 for an item without spikes, and the NaN spreads to every weight: here such an
-item is a zero row, and `silent_items` says how many there are.
+A feature is a neuron's share of the item's spikes, counts / sum(counts), [M, N]. The original then divides by the
+largest feature of the *current batch* of 250, so a feature depends on which items share its batch; one constant
+computed on the training set is the clean variant. The original also divides 0 by 0 for an item without spikes, and
+the NaN spreads to every weight: here such an item is a zero row, and `silent_items` says how many there are.
 
 Source: Ivanov & Michmizos 2021 (NALSM), readout of the published code.
 """
@@ -63,8 +63,8 @@ def feature_scale(features: Tensor) -> float:
 def batch_max_scale(features: Tensor, batch_size: int = 250) -> Tensor:
     """Divide each consecutive batch by its own largest feature, as the original does.
 
-    The paper's quirk: the value of a feature then depends on the other items of its batch, on test data too. A batch without any
-    spike stays zero.
+    The paper's quirk: the value of a feature then depends on the other items of its batch, on test data too. A batch
+    without any spike stays zero.
 
     Args:
         features: [M, N], at least 0, in the fixed order of the data set.

@@ -1,11 +1,13 @@
 """The paper's readout loss, solved by preconditioned L-BFGS in tens of full-batch iterations.
 
-Boehning's bound says that the Hessian of the softmax cross-entropy is at most 1/2 X^T X / M per class, X with a column of ones for
-the bias. Its Cholesky factor, computed once, is the initial inverse Hessian of every L-BFGS iteration, rescaled by the last
-curvature pair. Logits are linear along the search direction, so that backtracking costs no pass over X: an iteration is one
-product X D^T and one E^T X. Parameters are kept as theta [K, N + 1], bias last.
+Boehning's bound says that the Hessian of the softmax cross-entropy is at most 1/2 X^T X / M per class, X with a
+column of ones for the bias. Its Cholesky factor, computed once, is the initial inverse Hessian of every L-BFGS
+iteration, rescaled by the last curvature pair. Logits are linear along the search direction, so that backtracking
+costs no pass over X: an iteration is one product X D^T and one E^T X. Parameters are kept as theta [K, N + 1], bias
+last.
 
-Source: loss of Ivanov & Michmizos 2021 (NALSM); Boehning 1992 for the bound; Nocedal & Wright, algorithm 7.4, for L-BFGS.
+Source: loss of Ivanov & Michmizos 2021 (NALSM); Boehning 1992 for the bound; Nocedal & Wright, algorithm 7.4, for
+L-BFGS.
 """
 
 from __future__ import annotations
@@ -25,7 +27,10 @@ _MAX_HALVINGS = 30
 
 
 def second_moment(x: Tensor, chunk: int = 4096) -> Tensor:
-    """X^T X / M of x [M, N] with a column of ones appended, float64 [N + 1, N + 1]; products in x's own type, sums in float64."""
+    """X^T X / M of x [M, N] with a column of ones appended: float64 [N + 1, N + 1].
+
+    Products of `chunk` rows are taken in x's own type (fast in float32) and summed in float64.
+    """
     n_items, n = x.shape
     moment = torch.zeros(n + 1, n + 1, dtype=torch.float64, device=x.device)
     for part in x.split(chunk):
@@ -39,8 +44,8 @@ def second_moment(x: Tensor, chunk: int = 4096) -> Tensor:
 class LBFGSReadout(ReadoutSolver):
     """L-BFGS on the soft cross-entropy of the whole training set; a step is one iteration.
 
-    It is done after `max_steps`, after `patience` iterations without a better validation accuracy, or when the loss falls by less
-    than `tolerance` of itself (or no step lowers it any more).
+    It is done after `max_steps`, after `patience` iterations without a better validation accuracy, or when the loss
+    falls by less than `tolerance` of itself (or no step lowers it any more).
 
     Args:
         train_x: features [M, N].

@@ -1,7 +1,7 @@
 """The readout's loss: cross-entropy against softened one-hot targets, with a tiny weight penalty.
 
-The target of an item is softmax of its +1/-1 one-hot vector: for 10 classes 0.4508 for the true one and 0.0610 for each other. The
-penalty l2 / 2 * ||W||^2 leaves the bias out. Logits and targets are [M, K].
+The target of an item is softmax of its +1/-1 one-hot vector: for 10 classes 0.4508 for the true one and 0.0610 for
+each other. The penalty l2 / 2 * ||W||^2 leaves the bias out. Logits and targets are [M, K].
 
 Source: Ivanov & Michmizos 2021 (NALSM), readout of the published code.
 """
@@ -29,7 +29,7 @@ def soft_targets(labels: Tensor, n_classes: int) -> Tensor:
     """
     if n_classes < 2:
         raise ValueError(f"n_classes must be at least 2, got {n_classes}.")
-    if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < n_classes):
+    if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < n_classes):
         raise ValueError(f"labels must lie in [0, {n_classes}), got {int(labels.min())}..{int(labels.max())}.")
     one_hot = torch.nn.functional.one_hot(labels.long(), n_classes).to(torch.float32)
     return torch.softmax(2.0 * one_hot - 1.0, dim=1)

@@ -1,7 +1,7 @@
 """Control for any liquid: random sparse-sign ReLU features of the input, without spikes or plasticity.
 
-Feature i is ReLU of a sum of `fan_in` randomly chosen pixels with random signs. A liquid of N neurons that does not beat N of these
-with the same readout has not shown that its dynamics help.
+Feature i is ReLU of a sum of `fan_in` randomly chosen pixels with random signs. A liquid of N neurons that does not
+beat N of these with the same readout has not shown that its dynamics help.
 
 Source: control of the NALSM replication; random features as in Rahimi & Recht 2007.
 """
@@ -17,8 +17,8 @@ __all__ = ["random_features"]
 def random_features(flat_images: Tensor, n_features: int, generator: torch.Generator, fan_in: int = 32) -> Tensor:
     """ReLU of random sparse signed sums of pixels.
 
-    The generator is all that decides the projection: give generators of one seed for train, validation and test, or all items
-    at once.
+    The generator is all that decides the projection: give generators of one seed for train, validation and test, or
+    all items at once.
 
     Args:
         flat_images: [M, C], float.

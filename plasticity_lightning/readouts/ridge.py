@@ -1,8 +1,8 @@
 """Ridge regression on standardised features: the readout in closed form, one candidate penalty a step.
 
-With features standardised by training mean and standard deviation, Z [M, N], and centred one-hot targets Y [M, K], the weight
-solves (Z^T Z / M + lambda I) V^T = Z^T Y / M. The standardisation is folded back, W = V / sd and b = mean(Y) - W mean, so that the
-readout applies to raw features. A feature that never varies gets no weight.
+With features standardised by training mean and standard deviation, Z [M, N], and centred one-hot targets Y [M, K],
+the weight solves (Z^T Z / M + lambda I) V^T = Z^T Y / M. The standardisation is folded back, W = V / sd and b =
+mean(Y) - W mean, so that the readout applies to raw features. A feature that never varies gets no weight.
 
 Source: Hoerl & Kennard 1970; a control that the NALSM replication uses besides the paper's Adadelta.
 """

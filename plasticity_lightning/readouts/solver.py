@@ -1,8 +1,8 @@
 """What every readout solver does: check its data, step, keep the best step, save and resume.
 
-A solver fits weight [K, N] and bias [K] of a linear readout on fixed features and labels. It holds its data; `step` does one epoch
-or iteration, and a run that was saved and resumed gives bitwise the same steps. The chosen readout is that of the *first* step with
-the maximal validation accuracy; test data never enters.
+A solver fits weight [K, N] and bias [K] of a linear readout on fixed features and labels. It holds its data; `step`
+does one epoch or iteration, and a run that was saved and resumed gives bitwise the same steps. The chosen readout is
+that of the *first* step with the maximal validation accuracy; test data never enters.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def _check_split(name: str, x: Tensor, y: Tensor, n_classes: int) -> None:
         raise ValueError(f"{name}_x has no items; a readout needs at least one.")
     if not bool(torch.isfinite(x).all()):
         raise ValueError(f"{name}_x has values that are not finite; `normalise_counts` guards items without spikes.")
-    if not (0 <= int(y.min()) and int(y.max()) < n_classes):
+    if not (int(y.min()) >= 0 and int(y.max()) < n_classes):
         raise ValueError(f"{name}_y must lie in [0, {n_classes}), got {int(y.min())}..{int(y.max())}.")
 
 

@@ -1,1 +1,12 @@
 """Figures for TensorBoard and the docs: arrays in, matplotlib figures out."""
+
+from plasticity_lightning.viz.spiking import (
+    accuracy_curve,
+    liquid_3d,
+    modulation_trace,
+    raster_plot,
+    rate_histogram,
+    weight_histograms,
+)
+
+__all__ = ["accuracy_curve", "liquid_3d", "modulation_trace", "raster_plot", "rate_histogram", "weight_histograms"]
