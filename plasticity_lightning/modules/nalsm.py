@@ -31,7 +31,9 @@ from plasticity_lightning.spiking.topology import Liquid, grid_liquid
 
 __all__ = ["NALSM"]
 
-_PHASES = ("initialise", "features", "readout", "done")
+# hyperparameters are part of checkpoints, which are read with weights_only=True
+torch.serialization.add_safe_globals([APSTDP, NeuronParameters])
+
 _SPLIT_KEYS = {"initialise": 0, "train": 1, "val": 2, "test": 3, "predict": 4}
 
 

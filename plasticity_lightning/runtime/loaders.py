@@ -63,9 +63,11 @@ class ResumableDataLoader(DataLoader):
     _skip = 0
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        assert isinstance(self.sampler, SeededSampler) and self.batch_size is not None
         self._yielded, self._skip = self._skip, 0
-        self.sampler.skip = self._yielded * self.batch_size
+        if self._yielded:
+            if not isinstance(self.sampler, SeededSampler) or self.batch_size is None:
+                raise TypeError(f"resuming inside an epoch needs a SeededSampler, this loader has {type(self.sampler).__name__}")
+            self.sampler.skip = self._yielded * self.batch_size
         for batch in super().__iter__():
             self._yielded += 1
             yield batch

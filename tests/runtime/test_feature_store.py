@@ -1,0 +1,52 @@
+"""Chunks of features are kept whole or not at all, and found again."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from plasticity_lightning.runtime import FeatureStore
+
+
+def rows(index: list[int]) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    i = torch.tensor(index)
+    return i, i % 10, torch.stack([i, i * 2, i * 3], 1)
+
+
+def test_rows_come_back_by_index_whatever_the_order_of_chunks(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path / "f", 3)
+    store.add("train", *rows([4, 1]))
+    store.add("train", *rows([1, 0, 7]))
+    for again in (store, FeatureStore(tmp_path / "f", 3)):
+        index, label, counts = again.rows("train")
+        assert index.tolist() == [0, 1, 4, 7]
+        assert label.tolist() == [0, 1, 4, 7]
+        assert counts.tolist() == [[0, 0, 0], [1, 2, 3], [4, 8, 12], [7, 14, 21]]
+        assert again.missing("train", torch.tensor([0, 2, 7, 100])).tolist() == [False, True, False, True]
+        assert again.counts("train", torch.tensor([7, 0])).tolist() == [[7, 14, 21], [0, 0, 0]]
+        assert again.size("train") == 4
+        assert again.size("val") == 0
+
+
+def test_a_chunk_interrupted_while_writing_is_not_seen(tmp_path: Path) -> None:
+    store = FeatureStore(tmp_path, 3)
+    store.add("val", *rows([1]))
+    (tmp_path / ".val-half.npz.tmp").write_bytes(b"half a file")
+    assert FeatureStore(tmp_path, 3).rows("val")[0].tolist() == [1]
+
+
+def test_a_foreign_file_is_named(tmp_path: Path) -> None:
+    (tmp_path / "train-x.npz").write_bytes(b"not a zip file")
+    with pytest.raises(ValueError, match=r"train-x\.npz is no readable chunk"):
+        FeatureStore(tmp_path, 3)
+    np.savez(tmp_path / "train-x.npz", index=np.array([0]), label=np.array([0]), counts=np.zeros((1, 5)))
+    with pytest.raises(ValueError, match="no readable chunk of 3 features"):
+        FeatureStore(tmp_path, 3)
+
+
+def test_missing_rows_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(KeyError, match="1 of 1 samples"):
+        FeatureStore(None, 3).counts("test", torch.tensor([5]))
