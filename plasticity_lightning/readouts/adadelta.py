@@ -72,7 +72,7 @@ class AdadeltaReadout(ReadoutSolver):
         if l2 < 0:
             raise ValueError(f"l2 must be at least 0, got {l2}.")
         self.epochs, self.lr, self.rho, self.eps, self.batch_size, self.l2 = epochs, lr, rho, eps, batch_size, l2
-        self._targets = soft_targets(train_y, n_classes).to(train_x)
+        self._targets = soft_targets(train_y, n_classes, train_x.dtype)
         size = self.weight.numel()
         # weight and bias are views of one buffer, and so are their gradients.
         self._theta = train_x.new_zeros(size + n_classes)

@@ -89,7 +89,7 @@ class LBFGSReadout(ReadoutSolver):
             raise ValueError(f"l2 and tolerance must be at least 0, got l2={l2}, tolerance={tolerance}.")
         self.max_steps, self.patience, self.l2 = max_steps, patience, l2
         self.history, self.damping, self.tolerance = history, damping, tolerance
-        self._targets = soft_targets(train_y, n_classes).to(torch.float64)
+        self._targets = soft_targets(train_y, n_classes, torch.float64)
         self._factor = self._precondition()
         self._theta = torch.zeros(n_classes, train_x.shape[1] + 1, dtype=torch.float64, device=train_x.device)
         self._logits = torch.zeros(len(train_x), n_classes, dtype=torch.float64, device=train_x.device)

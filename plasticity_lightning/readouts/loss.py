@@ -14,15 +14,16 @@ from torch import Tensor
 __all__ = ["soft_cross_entropy", "soft_targets", "weight_penalty"]
 
 
-def soft_targets(labels: Tensor, n_classes: int) -> Tensor:
+def soft_targets(labels: Tensor, n_classes: int, dtype: torch.dtype = torch.float32) -> Tensor:
     """Softmax of the +1/-1 one-hot code of each label.
 
     Args:
         labels: int64 [M], in [0, n_classes).
         n_classes: at least 2.
+        dtype: of the result, floating point.
 
     Returns:
-        float32 [M, n_classes]; rows sum to 1.
+        [M, n_classes]; rows sum to 1.
 
     Raises:
         ValueError: if n_classes is below 2 or a label is out of range.
@@ -31,7 +32,7 @@ def soft_targets(labels: Tensor, n_classes: int) -> Tensor:
         raise ValueError(f"n_classes must be at least 2, got {n_classes}.")
     if len(labels) and not (int(labels.min()) >= 0 and int(labels.max()) < n_classes):
         raise ValueError(f"labels must lie in [0, {n_classes}), got {int(labels.min())}..{int(labels.max())}.")
-    one_hot = torch.nn.functional.one_hot(labels.long(), n_classes).to(torch.float32)
+    one_hot = torch.nn.functional.one_hot(labels.long(), n_classes).to(dtype)
     return torch.softmax(2.0 * one_hot - 1.0, dim=1)
 
 

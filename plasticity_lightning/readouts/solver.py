@@ -127,7 +127,8 @@ class ReadoutSolver(ABC):
             raise ValueError(f"state is of a {state['solver']}, this solver is a {type(self).__name__}.")
         if state["weight"].shape != self.weight.shape:
             raise ValueError(
-                f"state has a weight of shape {tuple(state['weight'].shape)}, the data needs {tuple(self.weight.shape)}."
+                f"state has a weight of shape {tuple(state['weight'].shape)}, "
+                f"the data needs {tuple(self.weight.shape)}."
             )
         self.n_steps, self.best_step = state["n_steps"], state["best_step"]
         self.best_val_accuracy = state["best_val_accuracy"]

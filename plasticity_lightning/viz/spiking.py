@@ -61,7 +61,7 @@ def raster_plot(spikes: Tensor, n_excitatory: int) -> Figure:
     _check_excitatory(n_excitatory, n_neurons)
     figure = Figure(figsize=(7.0, 5.0), dpi=120, layout="constrained")
     top, bottom = figure.subplots(2, 1, sharex=True, height_ratios=(4, 1))
-    size = float(np.clip(600.0 / max(n_neurons, 1), 0.6, 8.0))
+    size = float(np.clip(1200.0 / max(n_neurons, 1), 0.8, 8.0))
     parts = (("excitatory", 0, n_excitatory, _EXCITATORY), ("inhibitory", n_excitatory, n_neurons, _INHIBITORY))
     for label, first, last, colour in parts:
         time, neuron = np.nonzero(raster[:, first:last])
@@ -112,12 +112,12 @@ def liquid_3d(positions: Tensor, n_excitatory: int, source: Tensor, target: Tens
     axes = figure.add_subplot(projection="3d")
     colours = np.where(pre < n_excitatory, _EXCITATORY, _INHIBITORY).tolist()
     segments = np.stack([points[pre], points[post]], axis=1)
-    axes.add_collection3d(Line3DCollection(segments, colors=colours, linewidths=0.6, alpha=0.35))
+    axes.add_collection3d(Line3DCollection(segments, colors=colours, linewidths=0.8, alpha=0.6))
     for label, part, colour in (
         ("excitatory", points[:n_excitatory], _EXCITATORY),
         ("inhibitory", points[n_excitatory:], _INHIBITORY),
     ):
-        axes.scatter(*part.T, s=14, c=colour, depthshade=True, label=label)
+        axes.scatter(*part.T, s=7, c=colour, depthshade=True, label=label)
     axes.set(xlabel="x (grid units)", ylabel="y (grid units)", zlabel="z (grid units)")
     axes.set_box_aspect(np.ptp(points, axis=0) + 1.0)
     axes.set_title(f"{len(points)} neurons, {len(pre)} of {int((source < len(points)).sum())} recurrent synapses drawn")
@@ -183,7 +183,7 @@ def weight_histograms(weights: Mapping[str, Tensor]) -> Figure:
 
 
 def modulation_trace(modulation: Tensor) -> Figure:
-    """The astrocyte's depression rate over time: each sample thin, their mean bold.
+    """The astrocyte's depression rate over time: each sample thin (the first 50), the mean of all bold.
 
     Args:
         modulation: [B, T], per 1 ms step.
@@ -222,7 +222,8 @@ def accuracy_curve(train: Sequence[float] | Tensor, val: Sequence[float] | Tenso
     val_percent = 100.0 * torch.as_tensor(val, dtype=torch.float64).numpy()
     if train_percent.shape != val_percent.shape or val_percent.ndim != 1 or not val_percent.size:
         raise ValueError(
-            f"train and val must be sequences of one length, at least 1; got {train_percent.shape} and {val_percent.shape}."
+            "train and val must be sequences of one length, at least 1; "
+            f"got shapes {train_percent.shape} and {val_percent.shape}."
         )
     steps = np.arange(1, len(val_percent) + 1)
     best = int(val_percent.argmax())
