@@ -1,0 +1,93 @@
+"""Sessions of the project: demo, tests, lint, docs, bench.
+
+Nox gives each session an environment of its own; with a torch of several gigabytes that is paid once per session.
+So the sessions here share one, `.nox/plasticity`, built with uv where it is present and with virtualenv elsewhere.
+`docs` has its own, small one.
+"""
+
+import importlib.util
+import shutil
+import sys
+from pathlib import Path
+
+import nox
+
+nox.needs_version = ">=2024.10.9"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "tests"]
+
+ROOT = Path(__file__).parent
+SHARED = ROOT / ".nox" / "plasticity"
+PYTHON = SHARED / "bin" / "python"
+
+
+def find_uv() -> str | None:
+    if importlib.util.find_spec("uv") is not None:
+        from uv import find_uv_bin
+
+        return find_uv_bin()
+    return shutil.which("uv")
+
+
+def install(session: nox.Session, requirement: str) -> None:
+    """Bring the shared environment up to `requirement`, creating it if it is not there."""
+    uv = find_uv()
+    supported = (3, 11) <= sys.version_info[:2] < (3, 13)
+    if not PYTHON.exists():
+        if uv:
+            wanted = sys.executable if supported else ">=3.11,<3.13"
+            session.run(uv, "venv", "--python", wanted, str(SHARED), external=True)
+        elif supported:
+            session.run(sys.executable, "-m", "virtualenv", str(SHARED), external=True)
+        else:
+            session.error(
+                f"Python 3.11 or 3.12 is needed, this is {sys.version.split()[0]}; install uv to have one found."
+            )
+    if uv:
+        session.run(uv, "pip", "install", "--python", str(PYTHON), "-e", requirement, external=True)
+    else:
+        session.run(str(PYTHON), "-m", "pip", "install", "-e", requirement, external=True)
+
+
+@nox.session(venv_backend="none")
+def demo(session: nox.Session) -> None:
+    """Train NALSM on the embedded digits, no download."""
+    install(session, ".")
+    session.run(
+        str(SHARED / "bin" / "plasticity"), "fit", "--config", "nalsm/quickstart", *session.posargs, external=True
+    )
+
+
+@nox.session(venv_backend="none")
+def tests(session: nox.Session) -> None:
+    """Run pytest; arguments after `--` go to it."""
+    install(session, ".[dev]")
+    session.run(str(PYTHON), "-m", "pytest", *session.posargs, external=True)
+
+
+@nox.session(venv_backend="none")
+def lint(session: nox.Session) -> None:
+    """Check style, format and types."""
+    install(session, ".[dev]")
+    session.run(str(PYTHON), "-m", "ruff", "check", ".", external=True)
+    session.run(str(PYTHON), "-m", "ruff", "format", "--check", ".", external=True)
+    session.run(str(PYTHON), "-m", "mypy", external=True)
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Build the documentation; every warning is an error."""
+    session.install("mkdocs-material>=9.5", "mkdocstrings[python]>=0.27", "ruff")
+    session.run("mkdocs", "build", "--strict", *session.posargs)
+
+
+@nox.session(venv_backend="none")
+def bench(session: nox.Session) -> None:
+    """Run every script in benchmarks/ in its quick form."""
+    install(session, ".[dev]")
+    scripts = sorted((ROOT / "benchmarks").glob("*.py"))
+    if not scripts:
+        session.error("benchmarks/ holds no script.")
+    for script in scripts:
+        session.run(str(PYTHON), str(script), "--quick", *session.posargs, external=True)
