@@ -1,1 +1,18 @@
 """What every recipe needs and Lightning lacks."""
+
+from plasticity_lightning.runtime.checkpoint import AtomicCheckpoint
+from plasticity_lightning.runtime.clock import Clock
+from plasticity_lightning.runtime.graceful_stop import GracefulStop
+from plasticity_lightning.runtime.loaders import ResumableDataLoader, SeededSampler
+from plasticity_lightning.runtime.rng import RNGState
+from plasticity_lightning.runtime.strategies import LocalDDPStrategy
+
+__all__ = [
+    "AtomicCheckpoint",
+    "Clock",
+    "GracefulStop",
+    "LocalDDPStrategy",
+    "RNGState",
+    "ResumableDataLoader",
+    "SeededSampler",
+]

@@ -1,0 +1,108 @@
+"""Features that are expensive to make, kept chunk by chunk on disk so that no finished chunk is ever lost.
+
+Each chunk is one .npz file written under a temporary name and then renamed; a directory belongs to one fingerprint (network, encoding, seed), so
+features of another network are never mistaken for these. In memory a split is one array addressed by the samples' indices.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+import zipfile
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+__all__ = ["FeatureStore"]
+
+
+class FeatureStore:
+    """Rows of spike counts by split and sample index.
+
+    Args:
+        directory: where chunks are kept; created when the first one is written. None keeps them in memory only.
+        n_features: length of a row.
+
+    Raises:
+        ValueError: if a file in the directory is not a chunk of such rows.
+    """
+
+    def __init__(self, directory: Path | None, n_features: int) -> None:
+        if n_features < 1:
+            raise ValueError(f"n_features={n_features} must be at least 1")
+        self.directory, self.n_features = directory, n_features
+        self._splits: dict[str, _Rows] = {}
+        for path in sorted(directory.glob("*.npz")) if directory is not None and directory.is_dir() else ():
+            try:
+                with np.load(path) as chunk:
+                    self._rows(path.name.split("-")[0]).put(chunk["index"], chunk["label"], chunk["counts"])
+            except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+                raise ValueError(f"{path} is no readable chunk of {n_features} features a row: delete it ({error})") from error
+
+    def size(self, split: str) -> int:
+        """Number of rows of a split."""
+        return int(self._rows(split).known.sum())
+
+    def missing(self, split: str, index: Tensor) -> Tensor:
+        """Bool, shaped as `index` int64 [M]: which samples have no row yet."""
+        known = self._rows(split).known
+        at = index.numpy()
+        inside = at < len(known)
+        return torch.from_numpy(~(inside & known[np.where(inside, at, 0)])) if len(known) else torch.ones(len(at), dtype=torch.bool)
+
+    def add(self, split: str, index: Tensor, label: Tensor, counts: Tensor) -> None:
+        """Keep rows `counts` int [M, n_features] of samples `index` int64 [M] with `label` int64 [M]; known samples are skipped."""
+        new = self.missing(split, index)
+        if not bool(new.any()):
+            return
+        arrays = index[new].numpy(), label[new].numpy(), counts[new].to(torch.int16).numpy()
+        if self.directory is not None:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            name = f"{split}-{uuid.uuid4().hex}.npz"
+            temporary = self.directory / f".{name}.tmp"
+            with temporary.open("wb") as file:
+                np.savez(file, index=arrays[0], label=arrays[1], counts=arrays[2])
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.directory / name)
+        self._rows(split).put(*arrays)
+
+    def counts(self, split: str, index: Tensor) -> Tensor:
+        """Rows int16 [M, n_features] of samples `index`.
+
+        Raises:
+            KeyError: if one of them is missing.
+        """
+        missing = self.missing(split, index)
+        if bool(missing.any()):
+            raise KeyError(f"{int(missing.sum())} of {len(index)} samples of split {split!r} have no features yet")
+        return torch.from_numpy(self._rows(split).counts[index.numpy()])
+
+    def rows(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
+        """(index int64 [M], label int64 [M], counts int16 [M, n_features]) of a split, by ascending index."""
+        rows = self._rows(split)
+        index = np.flatnonzero(rows.known)
+        return torch.from_numpy(index), torch.from_numpy(rows.label[index]), torch.from_numpy(rows.counts[index])
+
+    def _rows(self, split: str) -> _Rows:
+        return self._splits.setdefault(split, _Rows(self.n_features))
+
+
+class _Rows:
+    """One split: arrays addressed by sample index, grown as larger indices come."""
+
+    def __init__(self, n_features: int) -> None:
+        self.known = np.zeros(0, dtype=bool)
+        self.label = np.zeros(0, dtype=np.int64)
+        self.counts = np.zeros((0, n_features), dtype=np.int16)
+
+    def put(self, index: np.ndarray, label: np.ndarray, counts: np.ndarray) -> None:
+        needed = int(index.max()) + 1
+        if needed > len(self.known):
+            grow = max(needed, len(self.known) * 5 // 4) - len(self.known)
+            self.known = np.concatenate([self.known, np.zeros(grow, dtype=bool)])
+            self.label = np.concatenate([self.label, np.zeros(grow, dtype=np.int64)])
+            self.counts = np.concatenate([self.counts, np.zeros((grow, self.counts.shape[1]), dtype=np.int16)])
+        self.known[index], self.label[index], self.counts[index] = True, label, counts
