@@ -1,7 +1,11 @@
-"""Errors that are the user's to mend: the command line shows them as one message, without a traceback."""
+"""The one exception that the command line prints as a plain message.
+
+Raise `UserError` where the person at the keyboard can repair the cause (a missing file, an impossible option): the
+message names what was given, what is allowed and what to do. Everything else keeps its traceback.
+"""
 
 __all__ = ["UserError"]
 
 
 class UserError(Exception):
-    """Something the user gave is missing or wrong; the message says what and how to mend it."""
+    """A mistake in the input, told in one message; the command line prints it without traceback and exits with 2."""

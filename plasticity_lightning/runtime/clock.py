@@ -1,64 +1,75 @@
-"""A clock for schedules: due whenever its count crosses a multiple, never by testing for equality.
+"""A schedule that triggers when a counter crosses a multiple, not when it equals one.
 
-Counts jump: with several optimizers or updates a batch, `global_step` steps over multiples, and without optimizers it stays 0.
+Counters such as `trainer.global_step` jump by several per batch, so `now % every == 0` misses multiples; comparing
+`now // every` with the last reading does not. The last reading is state and belongs into the checkpoint.
 """
 
-from __future__ import annotations
+from typing import Any, Literal, get_args
 
-from typing import Any, Literal
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-import lightning.pytorch as pl
+__all__ = ["Clock", "Unit"]
 
-__all__ = ["Clock", "ClockUnit"]
-
-ClockUnit = Literal["batch", "update", "epoch", "frame"]
+Unit = Literal["batch", "update", "epoch", "frame"]
 
 
 class Clock:
-    """Due once whenever the count has passed a further multiple of `every`.
+    """Tells when `every` units have passed.
 
     Args:
-        every: in units, at least 1.
-        unit: "batch" counts training batches, "update" optimizer steps, "epoch" finished epochs, "frame" what the module's
-            `progress()["frame"]` says.
+        every: interval, at least 1.
+        unit: `batch` (batches over all epochs), `update` (optimizer steps), `epoch` (finished epochs) or `frame`
+            (the module's `progress()["frame"]`).
 
     Raises:
-        ValueError: if an argument is outside its range.
+        ValueError: if `every` < 1 or the unit is unknown.
     """
 
-    def __init__(self, every: int, unit: ClockUnit = "batch") -> None:
+    def __init__(self, every: int, unit: Unit = "batch") -> None:
         if every < 1:
-            raise ValueError(f"every={every} must be at least 1")
-        if unit not in ("batch", "update", "epoch", "frame"):
-            raise ValueError(f"unit={unit!r} must be 'batch', 'update', 'epoch' or 'frame'")
-        self.every, self.unit, self.last = every, unit, 0
+            raise ValueError(f"every must be at least 1, got {every}")
+        if unit not in get_args(Unit):
+            raise ValueError(f"unit must be one of {', '.join(get_args(Unit))}, got {unit!r}")
+        self.every = every
+        self.unit = unit
+        self.last = 0
 
-    def now(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> int:
-        """The count."""
+    def now(self, trainer: Trainer, pl_module: LightningModule) -> int:
+        """The counter's reading; call it from the end of a batch or of an epoch.
+
+        Raises:
+            MisconfigurationException: for unit `frame` on a module without `progress()["frame"]`.
+        """
         if self.unit == "batch":
             return trainer.fit_loop.total_batch_idx + 1
         if self.unit == "update":
             return trainer.global_step
         if self.unit == "epoch":
-            return trainer.current_epoch + 1
-        if not hasattr(pl_module, "progress"):
-            raise ValueError(f"unit='frame' needs {type(pl_module).__name__}.progress() to return a dict with 'frame'")
-        return int(pl_module.progress()["frame"])
+            return trainer.fit_loop.epoch_progress.current.processed
+        progress: Any = getattr(pl_module, "progress", None)
+        counts = progress() if callable(progress) else {}
+        if "frame" not in counts:
+            raise MisconfigurationException(
+                f"unit='frame' needs {type(pl_module).__name__}.progress() to return a dict with the key 'frame'; "
+                "add it or choose batch, update or epoch"
+            )
+        return int(counts["frame"])
 
     def crossed(self, now: int) -> bool:
-        """Whether a multiple lies in (last, now]; remembers `now`."""
+        """Whether a multiple of `every` lies in (last reading, now]; remembers `now`."""
         due = now // self.every > self.last // self.every
         self.last = now
         return due
 
-    def due(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> bool:
-        """Whether the clock is due now."""
+    def due(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+        """`crossed` of the present reading."""
         return self.crossed(self.now(trainer, pl_module))
 
-    def state_dict(self) -> dict[str, Any]:
-        """The last count seen."""
+    def state_dict(self) -> dict[str, int]:
+        """The last reading."""
         return {"last": self.last}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Restore it."""
-        self.last = int(state_dict["last"])
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Take the last reading up again."""
+        self.last = state["last"]

@@ -1,79 +1,83 @@
-"""SIGINT and SIGTERM end a run after the current batch, with a checkpoint, on every rank together.
+"""Ends training after the current batch on SIGINT or SIGTERM, on all ranks together.
 
-The handlers only set a flag; the ranks agree on it between batches. A second signal has its default effect.
+The handlers only set a flag; the ranks agree on it after a batch, so that no rank waits in a collective for one that
+left. `AtomicCheckpoint` then saves. A second signal has its default effect.
 """
-
-from __future__ import annotations
 
 import signal
 import threading
 from types import FrameType
 from typing import Any
 
-import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 __all__ = ["GracefulStop"]
 
 
 class GracefulStop(Callback):
-    """Turns the first SIGINT or SIGTERM into an orderly end of training.
+    """Turns the first SIGINT or SIGTERM into an orderly end of `fit`.
 
     Args:
-        every_n_batches: how often the ranks agree whether to stop; a single process looks after each batch.
+        every_n_batches: how often the ranks agree on the flag, at least 1; matters only with several ranks, where it
+            costs one small collective.
 
     Attributes:
-        signal: number of the signal that ended the run, or None.
+        stop_requested: True once all ranks agreed to stop.
+        signal_number: number of the received signal (2 or 15), SIGTERM's where another rank got it, 0 before.
 
     Raises:
-        ValueError: if every_n_batches is below 1.
+        ValueError: if `every_n_batches` < 1.
     """
 
-    def __init__(self, every_n_batches: int = 10) -> None:
+    def __init__(self, every_n_batches: int = 1) -> None:
         if every_n_batches < 1:
-            raise ValueError(f"every_n_batches={every_n_batches} must be at least 1")
+            raise ValueError(f"every_n_batches must be at least 1, got {every_n_batches}")
         self.every_n_batches = every_n_batches
-        self.signal: int | None = None
-        self._previous: dict[int, Any] = {}
+        self.signal_number = 0
+        self._agreed = False
+        self._previous: dict[signal.Signals, Any] = {}
 
     @property
     def stop_requested(self) -> bool:
-        """Whether this process has received a signal; long work inside a batch may poll it."""
-        return self.signal is not None
+        """Whether training ends because of a signal."""
+        return self._agreed
 
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Install the handlers, after Lightning's own."""
-        self.signal = None
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._previous[number] = signal.signal(number, self._note)
+        self.signal_number, self._agreed = 0, False
+        if threading.current_thread() is not threading.main_thread():
+            return  # Python allows handlers in the main thread only
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self._previous[number] = signal.signal(number, self._request)
 
-    def on_train_batch_end(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        """Stop if any rank was asked to."""
-        if trainer.world_size == 1:
-            stop = self.stop_requested
-        elif (batch_idx + 1) % self.every_n_batches:
-            return
-        else:
-            stop = trainer.strategy.reduce_boolean_decision(self.stop_requested, all=False)
-        if stop:
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Agree with the other ranks, then ask the Trainer to stop."""
+        due = trainer.world_size == 1 or trainer.fit_loop.total_batch_idx % self.every_n_batches == 0
+        if due and trainer.strategy.reduce_boolean_decision(self.signal_number != 0, all=False):
+            self._agreed = True
+            self.signal_number = self.signal_number or int(signal.SIGTERM)
+            # a signal ends the run whatever min_epochs and min_steps ask for
+            trainer.fit_loop.min_epochs = None
+            trainer.fit_loop.epoch_loop.min_steps = None
             trainer.should_stop = True
 
-    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""
-        self._release()
+        self._restore()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the signals back."""
-        self._release()
+        self._restore()
 
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self.signal = number
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the signals back."""
+        self._restore()
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        self.signal_number = number
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
-    def _release(self) -> None:
+    def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}

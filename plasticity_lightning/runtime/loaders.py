@@ -1,87 +1,128 @@
-"""Data order that survives an interruption: a pure function of (seed, epoch), continued inside an epoch.
+"""Training data in an order that is a pure function of (seed, epoch), resumable inside an epoch.
 
-After a resume in mid-epoch the loader yields exactly the batches that had not been seen. Under DDP each rank takes every world-size-th item of
-one order that all ranks share; the sampler is a DistributedSampler, so Lightning leaves it in place.
+`SeededSampler` needs no stored generator: the permutation of an epoch is drawn anew from its seed. `ResumableDataLoader`
+counts the batches that it gave and, after a resume, starts behind them without loading the skipped ones.
 """
 
-from __future__ import annotations
-
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sized
+from typing import Any, cast
 
 import torch
-from torch.utils.data import DataLoader, DistributedSampler
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
 
 __all__ = ["ResumableDataLoader", "SeededSampler"]
 
 
-class SeededSampler(DistributedSampler):
-    """Indices 0..length-1 in file order, or in an order drawn anew for each epoch.
+class SeededSampler(DistributedSampler[Any]):
+    """Indices 0..length-1 in an order given by (seed, epoch), dealt out to the ranks in turn.
+
+    It is a `DistributedSampler` so that Lightning leaves it in place under DDP (it would otherwise wrap it and draw an
+    order of its own). Rank and world size are read when iteration starts; a remainder is filled up from the start of
+    the order, so that all ranks get the same number.
 
     Args:
-        length: number of items.
-        seed: with the epoch, determines the order; at least 0.
-        shuffle: False keeps file order.
+        length: number of samples, at least 1.
+        seed: non-negative.
+        shuffle: False gives 0, 1, 2, ... in every epoch.
 
     Raises:
-        ValueError: if length is below 1 or seed is negative.
+        ValueError: if `length` < 1 or `seed` < 0.
     """
 
     def __init__(self, length: int, seed: int = 0, shuffle: bool = True) -> None:
         if length < 1:
-            raise ValueError(f"length={length} must be at least 1")
+            raise ValueError(f"length must be at least 1, got {length}")
         if seed < 0:
-            raise ValueError(f"seed={seed} must be at least 0")
-        # no super().__init__: it wants a process group, which may not exist yet
-        self.length, self.seed, self.shuffle = length, seed, shuffle
-        self.epoch = 0
-        self.skip = 0
+            raise ValueError(f"seed must not be negative, got {seed}")
+        super().__init__(cast(Dataset[Any], range(length)), num_replicas=1, rank=0, shuffle=shuffle, seed=seed)
+        self.length = length
+        self.start = 0
 
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order the next iteration follows; the Trainer calls it."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return -(-self.length // _world()[1])
+    def order(self, epoch: int) -> list[int]:
+        """The order of an epoch over all ranks."""
+        if not self.shuffle:
+            return list(range(self.length))
+        generator = torch.Generator().manual_seed(_mix(self.seed, epoch))
+        return torch.randperm(self.length, generator=generator).tolist()
 
     def __iter__(self) -> Iterator[int]:
-        rank, world = _world()
-        if self.shuffle:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + self.epoch)
-            order = torch.randperm(self.length, generator=generator)
-        else:
-            order = torch.arange(self.length)
-        padded = order[torch.arange(len(self) * world) % self.length]  # every rank has the same number of items
-        skip, self.skip = self.skip, 0
-        yield from padded[rank::world][skip:].tolist()
+        rank, world = _rank_and_world()
+        order = self.order(self.epoch)
+        order += [order[i % self.length] for i in range(-self.length % world)]
+        mine = order[rank::world][self.start :]
+        self.start = 0
+        return iter(mine)
+
+    def __len__(self) -> int:
+        return -(-self.length // _rank_and_world()[1])
 
 
-class ResumableDataLoader(DataLoader):
-    """DataLoader with a `SeededSampler` whose place inside the epoch is part of the checkpoint."""
+class ResumableDataLoader(DataLoader[Any]):
+    """A DataLoader that Lightning can save and resume in the middle of an epoch.
 
-    _yielded = 0
-    _skip = 0
+    Random transforms inside worker processes restart with the epoch's seed after a mid-epoch resume; with
+    `num_workers=0` they use the global generators, which `RNGState` restores.
+
+    Args:
+        dataset: map-style data set with a length.
+        batch_size: samples per batch and rank.
+        shuffle: a new order in every epoch, or none.
+        seed: seed of the orders.
+        sampler: a `SeededSampler` to use in place of one built from `shuffle` and `seed`.
+        kwargs: further arguments of `DataLoader`.
+
+    Raises:
+        TypeError: if `sampler` is not a `SeededSampler`.
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset[Any],
+        batch_size: int = 1,
+        shuffle: bool = False,
+        seed: int = 0,
+        sampler: SeededSampler | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if sampler is None:
+            sampler = SeededSampler(len(cast(Sized, dataset)), seed, shuffle)
+        if not isinstance(sampler, SeededSampler):
+            raise TypeError(f"sampler must be a SeededSampler, got {type(sampler).__name__}")
+        # its own generator: the base class draws a seed per iterator, from the global one by default
+        kwargs["generator"] = torch.Generator()
+        super().__init__(dataset, batch_size=batch_size, sampler=sampler, **kwargs)
+        self._order = sampler
+        self._given = 0
+        self._resume: tuple[int, int] | None = None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
-        self._yielded, self._skip = self._skip, 0
-        if self._yielded:
-            if not isinstance(self.sampler, SeededSampler) or self.batch_size is None:
-                raise TypeError(f"resuming inside an epoch needs a SeededSampler, this loader has {type(self.sampler).__name__}")
-            self.sampler.skip = self._yielded * self.batch_size
+        # a generator: the body runs at the first batch, after Lightning has set the epoch
+        epoch = self._order.epoch
+        skip = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
+        self._resume = None
+        self._given = skip
+        self._order.start = skip * int(self.batch_size or 1)
+        cast(torch.Generator, self.generator).manual_seed(_mix(self._order.seed, epoch))
         for batch in super().__iter__():
-            self._yielded += 1
+            self._given += 1
             yield batch
 
-    def state_dict(self) -> dict[str, Any]:
-        """Batches yielded in this epoch."""
-        return {"batches": self._yielded}
+    def state_dict(self) -> dict[str, int]:
+        """The epoch and the number of batches given in it."""
+        return {"epoch": self._order.epoch, "batches": self._given}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue after that many batches; a finished epoch starts anew."""
-        self._skip = int(state_dict["batches"]) % max(len(self), 1)
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Skip the given batches if iteration goes on in the same epoch."""
+        self._resume = (state["epoch"], state["batches"])
 
 
-def _world() -> tuple[int, int]:
+def _mix(seed: int, epoch: int) -> int:
+    """One 63-bit seed from two numbers; odd multipliers keep (seed, epoch) and (epoch, seed) apart."""
+    return (seed * 0x9E3779B97F4A7C15 + epoch * 0xBF58476D1CE4E5B9 + 1) % (1 << 63)
+
+
+def _rank_and_world() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return 0, 1

@@ -1,10 +1,9 @@
-"""DDP for modules that learn without gradients: plastic liquids, local rules, closed-form readouts.
+"""DDP for modules without gradients, registered as `local_ddp`.
 
-Lightning's DDP refuses a module without trainable parameters. This one equalises parameters and buffers once and leaves the module unwrapped;
-its rules reduce what they need by themselves. A module with gradients gets ordinary DDP.
+Lightning's DDP refuses a module with no parameter that requires a gradient, as local learning rules have. This
+strategy equalises parameters and buffers once from rank 0 and leaves the averaging of updates to the rule
+(`trainer.strategy.reduce`); a module with gradients gets the ordinary DDP wrapper.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -15,12 +14,12 @@ __all__ = ["LocalDDPStrategy"]
 
 
 class LocalDDPStrategy(DDPStrategy):
-    """DDPStrategy that accepts gradient-free modules; in a recipe: `strategy: local_ddp`, or by class path with DDPStrategy's arguments."""
+    """DDP that accepts modules without trainable parameters; arguments as `DDPStrategy`."""
 
     strategy_name = "local_ddp"
 
     def configure_ddp(self) -> None:
-        """Wrap the module if it has gradients, else broadcast rank 0's state."""
+        """Wrap a module with gradients; equalise one without over all ranks."""
         assert self.model is not None
         if any(p.requires_grad for p in self.model.parameters()):
             super().configure_ddp()
@@ -30,9 +29,9 @@ class LocalDDPStrategy(DDPStrategy):
 
     @classmethod
     def register_strategies(cls, strategy_registry: Any) -> None:
-        """Make `strategy: local_ddp` known."""
-        strategy_registry.register(cls.strategy_name, cls, description="DDP for gradient-free modules")
+        """Register as `local_ddp`."""
+        strategy_registry.register(cls.strategy_name, cls, description="DDP that accepts gradient-free modules")
 
 
-if LocalDDPStrategy.strategy_name not in StrategyRegistry:
+if LocalDDPStrategy.strategy_name not in StrategyRegistry.available_strategies():
     LocalDDPStrategy.register_strategies(StrategyRegistry)

@@ -1,0 +1,92 @@
+"""The `plasticity` command: the fast entry, which answers `--version`, `--help` and `recipes` without torch.
+
+Only the commands that train or evaluate import Lightning, in `plasticity_lightning.cli.app`. Exit status: 0 for
+success, 2 for a mistake in the input, 130 and 143 for a run that SIGINT or SIGTERM stopped.
+"""
+
+import difflib
+import sys
+
+from plasticity_lightning._version import __version__
+from plasticity_lightning.cli.recipes import list_recipes, resolve_arguments
+from plasticity_lightning.errors import UserError
+
+__all__ = ["main"]
+
+_COMMANDS = {
+    "fit": "train a recipe, then test it",
+    "validate": "one pass over the validation data",
+    "test": "one pass over the test data",
+    "predict": "predictions for the prediction data",
+    "recipes": "list the shipped recipes",
+}
+
+
+def main(args: list[str] | None = None) -> int:
+    """Run the `plasticity` command.
+
+    Args:
+        args: arguments without the program name; None takes those of the process.
+
+    Returns:
+        The exit status.
+    """
+    args = list(sys.argv[1:] if args is None else args)
+    if not args or args[0] in ("-h", "--help"):
+        print(_help())
+        return 0
+    if args[0] == "--version":
+        print(f"plasticity {__version__}")
+        return 0
+    try:
+        _check_command(args[0])
+        if args[0] == "recipes":
+            return _print_recipes(args[1:])
+        args, name = resolve_arguments(args)
+    except UserError as error:
+        print(f"plasticity: error: {error}", file=sys.stderr)
+        return 2
+    from plasticity_lightning.cli.app import run  # imports torch and Lightning: seconds
+
+    return run(args, recipe=name)
+
+
+def _help() -> str:
+    lines = [
+        "usage: plasticity COMMAND --config RECIPE [--config OVERLAY ...] [options]",
+        "",
+        "commands:",
+        *(f"  {name:<10}{text}" for name, text in _COMMANDS.items()),
+        "",
+        "RECIPE is a YAML file or the name of a shipped recipe, as `plasticity recipes` lists them.",
+        "Several configs merge from left to right; flags such as --trainer.max_epochs 3 come last.",
+        "",
+        "options:",
+        "  --version            the version of the package",
+        "  COMMAND --help       the options of a command",
+        "  COMMAND --print_config   the complete configuration as YAML",
+    ]
+    return "\n".join(lines)
+
+
+def _check_command(command: str) -> None:
+    if command in _COMMANDS:
+        return
+    if command.startswith("-"):
+        raise UserError(f"the command comes first, got {command!r}; commands: {', '.join(_COMMANDS)}")
+    near = difflib.get_close_matches(command, _COMMANDS, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise UserError(f"unknown command {command!r}; commands: {', '.join(_COMMANDS)}{hint}")
+
+
+def _print_recipes(rest: list[str]) -> int:
+    if rest in (["-h"], ["--help"]):
+        print("usage: plasticity recipes\n\nOne line for each shipped recipe: its name and what it shows.")
+        return 0
+    if rest:
+        raise UserError(f"`plasticity recipes` takes no arguments, got {' '.join(rest)!r}")
+    recipes = list_recipes()
+    width = max((len(name) for name in recipes), default=0)
+    for name, (_, title) in recipes.items():
+        print(f"{name:<{width}}  {title}".rstrip())
+    return 0
