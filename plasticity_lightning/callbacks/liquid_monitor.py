@@ -14,7 +14,7 @@ from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from plasticity_lightning.measures.spiking import mean_branching_factor, silent_fraction, synchrony
+from plasticity_lightning.measures.spiking import branching_factor, silent, synchrony
 from plasticity_lightning.protocols import HasLiquid
 from plasticity_lightning.spiking.engines.contract import LiquidActivity
 
@@ -78,12 +78,14 @@ class LiquidMonitor(Callback):
         source, target = pl_module.liquid.recurrent_edges()
         n_steps = spikes.shape[1]
         values = {
-            "silent_fraction": float(silent_fraction(activity.counts)),
+            "silent_fraction": float(silent(activity.counts)),
             "synchrony": float(torch.stack([synchrony(s) for s in spikes]).nanmean()),
         }
         start, stop = n_steps // 10, n_steps - n_steps // 10  # 25 and 225 of the paper's 250 ms
         if stop - start > 8:
-            values["branching_factor"] = float(mean_branching_factor(spikes, source, target, start, stop))
+            values["branching_factor"] = float(
+                torch.stack([branching_factor(s, source, target, start, stop) for s in spikes]).nanmean()
+            )
         return {name: value for name, value in values.items() if value == value}  # NaN where nothing fired
 
 

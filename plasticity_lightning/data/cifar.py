@@ -23,8 +23,11 @@ from plasticity_lightning.data.errors import DataFormatError
 
 __all__ = ["CIFAR10_BATCHES", "CIFAR100_BATCHES", "read_cifar", "safe_unpickle"]
 
-CIFAR10_BATCHES = {"train": tuple(f"data_batch_{i}" for i in range(1, 6)), "test": ("test_batch",)}
-CIFAR100_BATCHES = {"train": ("train",), "test": ("test",)}
+CIFAR10_BATCHES: dict[str, tuple[str, ...]] = {
+    "train": tuple(f"data_batch_{i}" for i in range(1, 6)),
+    "test": ("test_batch",),
+}
+CIFAR100_BATCHES: dict[str, tuple[str, ...]] = {"train": ("train",), "test": ("test",)}
 
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,

@@ -45,7 +45,7 @@ class EventCamera:
         DataArgumentError: if a value is out of range.
     """
 
-    contrast_threshold: float = 0.2
+    contrast_threshold: float = 0.5
     threshold_sigma: float = 0.05
     log_offset: float = 0.1
     refractory_us: int = 1000

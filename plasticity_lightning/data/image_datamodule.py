@@ -5,6 +5,7 @@ A subclass says what the data are (class attributes) and reads the files (`read`
 as uint8 [N, C, H, W]; splits are views of them.
 """
 
+import logging
 from abc import ABC, abstractmethod
 from typing import Any, ClassVar, Literal, NamedTuple
 
@@ -19,6 +20,8 @@ from plasticity_lightning.data.errors import DataArgumentError, DataFormatError
 from plasticity_lightning.data.loading import batch_loader, check_loader_arguments, limited, split_sizes
 
 __all__ = ["ImageClassificationDataModule", "ImageFiles", "Split"]
+
+_log = logging.getLogger(__name__)
 
 Split = Literal["train", "val", "test", "train_file", "test_file"]
 
@@ -168,6 +171,10 @@ class ImageClassificationDataModule(LightningDataModule, ABC):
         images, labels = self.arrays(split)
         training = split == "train"
         carry_index = self.with_index or (training and self.augment and self.trainer is not None)
+        if training and self.augment and self.trainer is None:
+            _log.warning(
+                "augment=True has no effect on a loader without a Trainer; pass the data module to Trainer.fit"
+            )
         dataset = _ImageBatches(images, labels, self._statistics(), carry_index, self.with_index)
         return batch_loader(dataset, self.batch_size, training and self.shuffle, self.seed, self.num_workers)
 

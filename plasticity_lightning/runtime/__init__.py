@@ -2,6 +2,7 @@
 
 from plasticity_lightning.runtime.checkpoint import AtomicCheckpoint
 from plasticity_lightning.runtime.clock import Clock
+from plasticity_lightning.runtime.feature_store import FeatureStore
 from plasticity_lightning.runtime.graceful_stop import GracefulStop
 from plasticity_lightning.runtime.loaders import ResumableDataLoader, SeededSampler
 from plasticity_lightning.runtime.rng import RNGState
@@ -10,6 +11,7 @@ from plasticity_lightning.runtime.strategies import LocalDDPStrategy
 __all__ = [
     "AtomicCheckpoint",
     "Clock",
+    "FeatureStore",
     "GracefulStop",
     "LocalDDPStrategy",
     "RNGState",

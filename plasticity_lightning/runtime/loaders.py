@@ -70,6 +70,7 @@ class ResumableDataLoader(DataLoader[Any]):
         shuffle: a new order in every epoch, or none.
         seed: seed of the orders.
         sampler: a `SeededSampler` to use in place of one built from `shuffle` and `seed`.
+        batch_sampler: replaces batch_size and order, and is not resumable.
         kwargs: further arguments of `DataLoader`.
 
     Raises:
@@ -83,8 +84,15 @@ class ResumableDataLoader(DataLoader[Any]):
         shuffle: bool = False,
         seed: int = 0,
         sampler: SeededSampler | None = None,
+        batch_sampler: Any = None,
         **kwargs: Any,
     ) -> None:
+        self._given = 0
+        self._resume: tuple[int, int] | None = None
+        self._order: SeededSampler | None = None
+        if batch_sampler is not None:  # Lightning rebuilds the loader so for `predict`
+            super().__init__(dataset, batch_sampler=batch_sampler, **kwargs)
+            return
         if sampler is None:
             sampler = SeededSampler(len(cast(Sized, dataset)), seed, shuffle)
         if not isinstance(sampler, SeededSampler):
@@ -93,11 +101,12 @@ class ResumableDataLoader(DataLoader[Any]):
         kwargs["generator"] = torch.Generator()
         super().__init__(dataset, batch_size=batch_size, sampler=sampler, **kwargs)
         self._order = sampler
-        self._given = 0
-        self._resume: tuple[int, int] | None = None
 
     def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
         # a generator: the body runs at the first batch, after Lightning has set the epoch
+        if self._order is None:
+            yield from super().__iter__()
+            return
         epoch = self._order.epoch
         skip = self._resume[1] if self._resume is not None and self._resume[0] == epoch else 0
         self._resume = None
@@ -110,7 +119,7 @@ class ResumableDataLoader(DataLoader[Any]):
 
     def state_dict(self) -> dict[str, int]:
         """The epoch and the number of batches given in it."""
-        return {"epoch": self._order.epoch, "batches": self._given}
+        return {"epoch": 0 if self._order is None else self._order.epoch, "batches": self._given}
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Skip the given batches if iteration goes on in the same epoch."""

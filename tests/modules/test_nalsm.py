@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from pathlib import Path
 
 import lightning.pytorch as pl
@@ -12,7 +14,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from plasticity_lightning.callbacks import AstrocyteFeedback, LiquidMonitor
 from plasticity_lightning.data import DigitsDataModule
 from plasticity_lightning.modules import NALSM
-from plasticity_lightning.runtime import AtomicCheckpoint
+from plasticity_lightning.runtime import AtomicCheckpoint, GracefulStop
 
 
 def data(**arguments: object) -> DigitsDataModule:
@@ -83,26 +85,27 @@ def test_same_seed_same_result_and_another_seed_another_network(tmp_path: Path) 
     assert module(seed=1).source.shape != first.source.shape or not torch.equal(module(seed=1).source, first.source)
 
 
-class _StopAt(pl.Callback):
-    """Interrupts after a given number of batches."""
+class _SignalAt(pl.Callback):
+    """Sends this process a SIGTERM in a given batch."""
 
     def __init__(self, batch: int) -> None:
         self.batch = batch
 
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: object) -> None:
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: object) -> None:
         if trainer.fit_loop.total_batch_idx + 1 == self.batch:
-            trainer.should_stop = True
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 @pytest.mark.parametrize("stop", [2, 4, 6, 10], ids=["initialise", "end-of-initialise", "features", "readout"])
-def test_resuming_gives_the_uninterrupted_result(tmp_path: Path, stop: int) -> None:
+def test_resuming_after_a_signal_gives_the_uninterrupted_result(tmp_path: Path, stop: int) -> None:
     whole, accuracy = fit_and_test(tmp_path / "whole", AstrocyteFeedback())
 
-    folder = tmp_path / "parts"
-    run = trainer(folder, AstrocyteFeedback(), _StopAt(stop), AtomicCheckpoint(), enable_checkpointing=True)
-    run.fit(module(), data())
-    resumed, run = module(), trainer(folder, AstrocyteFeedback(), AtomicCheckpoint(), enable_checkpointing=True)
-    run.fit(resumed, data(), ckpt_path=str(folder / "checkpoints" / "last.ckpt"))
+    folder, common = tmp_path / "parts", {"enable_checkpointing": True}
+    stopped = module()
+    trainer(folder, AstrocyteFeedback(), GracefulStop(), _SignalAt(stop), AtomicCheckpoint(), **common).fit(stopped, data())
+    assert stopped.phase != "done"
+    resumed, run = module(), trainer(folder, AstrocyteFeedback(), AtomicCheckpoint(), **common)
+    run.fit(resumed, data(), ckpt_path=str(folder / "checkpoints" / "last.ckpt"), weights_only=True)
     assert resumed.phase == "done"
     assert torch.equal(resumed.weight, whole.weight)
     assert torch.equal(resumed.readout_weight, whole.readout_weight)
@@ -121,7 +124,7 @@ def test_finished_chunks_outlive_a_lost_checkpoint(tmp_path: Path) -> None:
 def test_checkpoint_restores_network_readout_and_astrocyte(tmp_path: Path) -> None:
     model, run = module(seed=3), trainer(tmp_path, AstrocyteFeedback(weight=0.02), AtomicCheckpoint(), enable_checkpointing=True)
     run.fit(model, data())
-    loaded = NALSM.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt", weights_only=False)
+    loaded = NALSM.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert loaded.phase == "done"
     assert loaded.modulator == model.modulator
     assert torch.equal(loaded.source, model.source)
