@@ -59,9 +59,13 @@ class AstrocyteFeedback(Callback):
     ) -> None:
         given = [value is not None for value in (target, liquid, inputs)]
         if any(given) and not all(given):
-            raise ValueError(f"target={target!r}, liquid={liquid!r} and inputs={inputs!r} must be given together, or none of them")
+            raise ValueError(
+                f"target={target!r}, liquid={liquid!r} and inputs={inputs!r} must be given together, or none of them"
+            )
         if target is not None and density < 1:
-            raise ValueError(f"density={density}: a partly sensing astrocyte needs a module with a `modulator` slot, not `target`")
+            raise ValueError(
+                f"density={density}: a partly sensing astrocyte needs a module with a `modulator` slot, not `target`"
+            )
         self.astrocyte = Astrocyte(weight, bias, tau, density, seed)
         self.target, self.liquid, self.inputs, self.time_first = target, liquid, inputs, time_first
         self.state = torch.tensor(float(bias), dtype=torch.float64)
@@ -85,7 +89,9 @@ class AstrocyteFeedback(Callback):
             return
         owner, name = _resolve(pl_module, self.target)
         if not isinstance(getattr(owner, name), int | float | Tensor):
-            raise MisconfigurationException(f"target={self.target!r} must be a number or tensor, got {getattr(owner, name)!r}")
+            raise MisconfigurationException(
+                f"target={self.target!r} must be a number or tensor, got {getattr(owner, name)!r}"
+            )
         self._remove_hooks()
         for kind, pattern in (("liquid", self.liquid), ("inputs", self.inputs)):
             found = {n: m for n, m in pl_module.named_modules() if n and fnmatchcase(n, str(pattern))}
@@ -98,7 +104,9 @@ class AstrocyteFeedback(Callback):
         """Hand the restored state to the module."""
         self._write_target(pl_module)
 
-    def on_train_batch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int) -> None:
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
         """Forget spikes of validation or of forward passes outside training."""
         self._counts = {"liquid": {}, "inputs": {}}
 

@@ -71,7 +71,11 @@ class RunConfig(SaveConfigCallback):
         """Write the complete configuration; a resumed run replaces its own file."""
         if stage == "fit" and self.run_dir is not None:
             self.parser.save(
-                self.config, self.run_dir / self.config_filename, skip_none=False, overwrite=True, multifile=self.multifile
+                self.config,
+                self.run_dir / self.config_filename,
+                skip_none=False,
+                overwrite=True,
+                multifile=self.multifile,
             )
 
 

@@ -5,7 +5,6 @@ The cause is the most specific one of them; this file finds it and adds a sugges
 """
 
 import difflib
-import re
 from collections.abc import Iterable
 
 __all__ = ["distil", "nearest"]

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import hashlib
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
@@ -25,7 +26,7 @@ from plasticity_lightning.readouts.features import batch_max_scale, feature_scal
 from plasticity_lightning.runtime.feature_store import FeatureStore
 from plasticity_lightning.spiking.astrocyte import Astrocyte
 from plasticity_lightning.spiking.encoding import SpikeTrains, ink_scale, pulse_probability, rate_encode, sample_keys
-from plasticity_lightning.spiking.engines import EngineName, LiquidActivity, LiquidState, NeuronParameters, engine
+from plasticity_lightning.spiking.engines import EngineName, LiquidActivity, LiquidState, NeuronParameters
 from plasticity_lightning.spiking.rules import APSTDP, STDP
 from plasticity_lightning.spiking.topology import Liquid, grid_liquid
 
@@ -62,7 +63,9 @@ class NALSM(pl.LightningModule):
         scale: divides the ink fraction of a pixel; None takes the maximum over the data module's whole training file.
         test_scale: "own" divides test images by their own maximum: the paper's flaw, it uses a statistic of the test set.
         feature_scaling: "batch" divides features by the maximum of each batch of 250: the paper's flaw, features depend on batch composition.
-        reset_trace: False carries STDP traces from item to item: the paper's flaw, features depend on order.
+        carry_trace: where STDP traces are carried from item to item. "initialise", one continuous stream of items, is the default: traces
+            outlive the 20 ms of an item, and resetting them there ("none") leaves the liquid overactive. "both" also carries them through
+            the features, as the published code does: features then depend on the order of the items.
         engine: simulation back end.
         threads: CPU threads of the engine; None takes all.
         cache_dir: where features are kept; None is `features` inside the run's directory.
@@ -73,6 +76,15 @@ class NALSM(pl.LightningModule):
 
     Source: Ivanov & Michmizos 2021.
     """
+
+    positions: Tensor
+    source: Tensor
+    target: Tensor
+    weight: Tensor
+    trace: Tensor
+    calcium: Tensor
+    input_scale: Tensor
+    output_scale: Tensor
 
     def __init__(
         self,
@@ -94,7 +106,7 @@ class NALSM(pl.LightningModule):
         scale: float | None = None,
         test_scale: Literal["train", "own"] = "train",
         feature_scaling: Literal["train", "batch"] = "train",
-        reset_trace: bool = True,
+        carry_trace: Literal["none", "initialise", "both"] = "initialise",
         engine: EngineName = "auto",
         threads: int | None = None,
         cache_dir: str | None = None,
@@ -111,6 +123,8 @@ class NALSM(pl.LightningModule):
             raise ValueError(f"weight={weight} must not exceed the rule's w_max={rule_parameters.w_max}")
         if readout not in READOUTS:
             raise ValueError(f"readout={readout!r} must be one of {sorted(READOUTS)}")
+        if carry_trace not in ("none", "initialise", "both"):
+            raise ValueError(f"carry_trace={carry_trace!r} must be 'none', 'initialise' or 'both'")
         for name, value in (("init_steps", init_steps), ("feature_steps", feature_steps)):
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1 ms")
@@ -144,7 +158,9 @@ class NALSM(pl.LightningModule):
         self._solver_state: dict[str, Any] | None = None
         self._store: FeatureStore | None = None
         self._own_scale: float | None = None
-        self.accuracy = torch.nn.ModuleDict({s: MulticlassAccuracy(n_classes, average="micro") for s in ("val", "test")})
+        self.accuracy = torch.nn.ModuleDict(
+            {s: MulticlassAccuracy(n_classes, average="micro") for s in ("val", "test")}
+        )
 
     # what callbacks see
 
@@ -175,7 +191,7 @@ class NALSM(pl.LightningModule):
             self._extract(batch, "train")
         elif self.phase == "readout":
             self._advance_readout()
-        self.optimizers().step()  # nothing to optimise by gradient; counts the step for schedules and checkpoints
+        cast(LightningOptimizer, self.optimizers()).step()  # nothing to optimise by gradient; counts the step for schedules and checkpoints
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         """Skip the rest of the epoch once the readout is done."""
@@ -212,11 +228,11 @@ class NALSM(pl.LightningModule):
     def forward(self, counts: Tensor) -> Tensor:
         """Logits [B, n_classes] of spike counts [B, N]."""
         features = normalise_counts(counts)
-        if self.hparams["feature_scaling"] == "batch":
-            features = batch_max_scale(features, 250)
-        else:
-            features = features / self.output_scale.to(features)
-        return torch.nn.functional.linear(features.to(self.readout_weight.device), self.readout_weight, self.readout_bias)
+        by_batch = self.hparams["feature_scaling"] == "batch"
+        features = batch_max_scale(features, 250) if by_batch else features / self.output_scale.to(features)
+        return torch.nn.functional.linear(
+            features.to(self.readout_weight.device), self.readout_weight, self.readout_bias
+        )
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """A bookkeeping optimizer: Lightning counts steps by it."""
@@ -227,7 +243,7 @@ class NALSM(pl.LightningModule):
     def setup(self, stage: str) -> None:
         """Find the input scale."""
         data = getattr(self.trainer, "datamodule", None)
-        if self.hparams["scale"] is None and hasattr(data, "arrays"):
+        if data is not None and self.hparams["scale"] is None and hasattr(data, "arrays"):
             if float(self.input_scale) == 0:
                 self.input_scale.fill_(ink_scale(data.arrays("train_file")[0]))
             if self.hparams["test_scale"] == "own" and stage == "test":
@@ -236,7 +252,9 @@ class NALSM(pl.LightningModule):
     def on_fit_start(self) -> None:
         """Refuse a validation-less fit, and resume features that were lost with their directory."""
         if not self.trainer.enable_validation:
-            raise MisconfigurationException("NALSM selects its readout on validation accuracy: it needs validation data")
+            raise MisconfigurationException(
+                "NALSM selects its readout on validation accuracy: it needs validation data"
+            )
         if self.phase == "readout" and 0 in (self.store.size("train"), self.store.size("val")):
             pl.utilities.rank_zero_warn(f"no features found in {self.store.directory}: extracting them again")
             self.phase = "features"
@@ -277,7 +295,7 @@ class NALSM(pl.LightningModule):
         digest = hashlib.sha256()
         for tensor in (self.source, self.target, self.weight, self.input_scale):
             digest.update(tensor.cpu().numpy().tobytes())
-        names = ("freeze", "feature_steps", "rate_decay", "test_scale", "reset_trace", "seed")
+        names = ("freeze", "feature_steps", "rate_decay", "test_scale", "carry_trace", "seed")
         digest.update(repr([(n, self.hparams[n]) for n in names]).encode())
         digest.update(repr((self.rule, self.neuron, self.modulator)).encode())
         return digest.hexdigest()[:16]
@@ -285,7 +303,7 @@ class NALSM(pl.LightningModule):
     def _initialise(self, batch: dict[str, Any]) -> None:
         batch = _gathered(batch, self.trainer.world_size)
         trains = self._encode(batch, "initialise", self.hparams["init_steps"])
-        carry = not self.hparams["reset_trace"]
+        carry = self.hparams["carry_trace"] != "none"
         state = LiquidState(
             self.weight.cpu(),
             self.trace.cpu() if carry else None,
@@ -325,10 +343,16 @@ class NALSM(pl.LightningModule):
         return activity
 
     def _sequential(self) -> bool:
-        return not self.hparams["reset_trace"] and self.rule is not None and not self.hparams["freeze"]
+        return self.hparams["carry_trace"] == "both" and self.rule is not None and not self.hparams["freeze"]
 
     def _run(
-        self, trains: SpikeTrains, state: LiquidState, weights: Any, rate_decay: float, rule: STDP | None, record: bool = False
+        self,
+        trains: SpikeTrains,
+        state: LiquidState,
+        weights: Any,
+        rate_decay: float,
+        rule: STDP | None,
+        record: bool = False,
     ) -> tuple[LiquidActivity, LiquidState]:
         activity, after = self.simulate(
             self.liquid,
@@ -411,7 +435,7 @@ class NALSM(pl.LightningModule):
         )
 
     def _score(self, batch: dict[str, Any], counts: Tensor, split: str) -> None:
-        metric = self.accuracy[split]
+        metric = cast(MulticlassAccuracy, self.accuracy[split])
         metric(self(counts), batch["label"].to(self.readout_weight.device))
         self.log(f"{split}/accuracy", metric, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(counts))
 
@@ -425,7 +449,9 @@ class NALSM(pl.LightningModule):
 
     def _require_readout(self) -> None:
         if self.phase != "done":
-            raise MisconfigurationException(f"this NALSM has no readout yet (phase {self.phase!r}): fit it, or give --ckpt_path")
+            raise MisconfigurationException(
+                f"this NALSM has no readout yet (phase {self.phase!r}): fit it, or give --ckpt_path"
+            )
 
 
 def _plain_stdp(parameters: APSTDP) -> STDP:
@@ -434,7 +460,9 @@ def _plain_stdp(parameters: APSTDP) -> STDP:
 
 def _subset(batch: dict[str, Any], mask: Tensor) -> dict[str, Any]:
     """The items of a batch where `mask`."""
-    part = {name: batch[name][mask.to(batch[name].device)] for name in ("image", "label", "index") if name in batch}
+    part: dict[str, Any] = {
+        name: batch[name][mask.to(batch[name].device)] for name in ("image", "label", "index") if name in batch
+    }
     if "events" in batch:
         events = batch["events"]
         counts = events.offsets.cpu().diff().view(-1, int(events.n_steps))
@@ -449,12 +477,18 @@ def _gathered(batch: dict[str, Any], world_size: int) -> dict[str, Any]:
     if world_size == 1:
         return batch
     everyone: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(everyone, {k: v.cpu() if isinstance(v, Tensor) else v for k, v in batch.items()})
-    merged = {name: torch.cat([b[name] for b in everyone]) for name in ("image", "label", "index") if name in batch}
+    torch.distributed.all_gather_object(
+        everyone, {k: v.cpu() if isinstance(v, Tensor) else v for k, v in batch.items()}
+    )
+    merged: dict[str, Any] = {
+        name: torch.cat([b[name] for b in everyone]) for name in ("image", "label", "index") if name in batch
+    }
     if "events" in batch:
         events = [b["events"] for b in everyone]
         offsets = _offsets(torch.cat([e.offsets.diff() for e in events]))
-        merged["events"] = SpikeTrains(offsets, torch.cat([e.channels for e in events]), events[0].n_steps, events[0].n_channels)
+        merged["events"] = SpikeTrains(
+            offsets, torch.cat([e.channels for e in events]), events[0].n_steps, events[0].n_channels
+        )
     return merged
 
 

@@ -40,12 +40,14 @@ class SpikeTrains:
         if self.n_steps < 1:
             raise ValueError(f"n_steps={self.n_steps} must be at least 1")
         if self.offsets.ndim != 1 or (self.offsets.numel() - 1) % self.n_steps:
-            raise ValueError(f"offsets must have B * n_steps + 1 entries, got {self.offsets.numel()} for n_steps={self.n_steps}")
+            raise ValueError(
+                f"offsets must have B * n_steps + 1 entries, got {self.offsets.numel()} for n_steps={self.n_steps}"
+            )
         if int(self.offsets[0]) != 0 or int(self.offsets[-1]) != self.channels.numel():
             raise ValueError(f"offsets must run from 0 to the number of events {self.channels.numel()}")
         if bool((self.offsets.diff() < 0).any()):
             raise ValueError("offsets must not decrease")
-        if self.channels.numel() and not (0 <= int(self.channels.min()) and int(self.channels.max()) < self.n_channels):
+        if self.channels.numel() and not (int(self.channels.min()) >= 0 and int(self.channels.max()) < self.n_channels):
             raise ValueError(f"channels must lie in [0, n_channels={self.n_channels})")
 
     @property
@@ -78,7 +80,10 @@ class SpikeTrains:
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         within = torch.arange(int(offsets[-1])) - torch.repeat_interleave(offsets[:-1], counts)
         return SpikeTrains(
-            offsets, self.channels[torch.repeat_interleave(self.offsets[frames], counts) + within], n_steps, self.n_channels
+            offsets,
+            self.channels[torch.repeat_interleave(self.offsets[frames], counts) + within],
+            n_steps,
+            self.n_channels,
         )
 
 

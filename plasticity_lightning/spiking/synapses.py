@@ -13,7 +13,9 @@ from torch import Tensor
 __all__ = ["SaturatingSynapse", "saturating_synapse_step"]
 
 
-def saturating_synapse_step(clock: Tensor, spikes: Tensor, tau: float = 1.0, cap: float = 100.0) -> tuple[Tensor, Tensor]:
+def saturating_synapse_step(
+    clock: Tensor, spikes: Tensor, tau: float = 1.0, cap: float = 100.0
+) -> tuple[Tensor, Tensor]:
     """Current factor of this step, and the clock for the next.
 
     Args:

@@ -79,9 +79,9 @@ class Liquid:
         if not 0 <= self.n_excitatory <= self.n_neurons:
             raise ValueError(f"n_excitatory={self.n_excitatory} must lie in [0, n_neurons={self.n_neurons}]")
         if n_edges:
-            if not (0 <= int(self.source.min()) and int(self.source.max()) < self.n_sources):
+            if not (int(self.source.min()) >= 0 and int(self.source.max()) < self.n_sources):
                 raise ValueError(f"source indices must lie in [0, {self.n_sources})")
-            if not (0 <= int(self.target.min()) and int(self.target.max()) < self.n_neurons):
+            if not (int(self.target.min()) >= 0 and int(self.target.max()) < self.n_neurons):
                 raise ValueError(f"target indices must lie in [0, {self.n_neurons})")
             key = self.source.long() * self.n_neurons + self.target.long()
             if not bool((key[1:] > key[:-1]).all()):
@@ -187,7 +187,11 @@ def grid_liquid(
 
 
 def _distance_dependent_edges(
-    positions: Tensor, n_excitatory: int, probability: ConnectionProbability, length_scale: float, generator: torch.Generator
+    positions: Tensor,
+    n_excitatory: int,
+    probability: ConnectionProbability,
+    length_scale: float,
+    generator: torch.Generator,
 ) -> tuple[Tensor, Tensor]:
     n = positions.shape[0]
     to_excitatory = torch.arange(n) < n_excitatory

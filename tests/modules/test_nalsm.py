@@ -18,7 +18,14 @@ from plasticity_lightning.runtime import AtomicCheckpoint, GracefulStop
 
 
 def data(**arguments: object) -> DigitsDataModule:
-    defaults = {"batch_size": 50, "val_size": 100, "limit_train": 200, "limit_test": 100, "dtype": "uint8", "with_index": True}
+    defaults = {
+        "batch_size": 50,
+        "val_size": 100,
+        "limit_train": 200,
+        "limit_test": 100,
+        "dtype": "uint8",
+        "with_index": True,
+    }
     return DigitsDataModule(**{**defaults, **arguments})
 
 
@@ -102,7 +109,9 @@ def test_resuming_after_a_signal_gives_the_uninterrupted_result(tmp_path: Path, 
 
     folder, common = tmp_path / "parts", {"enable_checkpointing": True}
     stopped = module()
-    trainer(folder, AstrocyteFeedback(), GracefulStop(), _SignalAt(stop), AtomicCheckpoint(), **common).fit(stopped, data())
+    trainer(folder, AstrocyteFeedback(), GracefulStop(), _SignalAt(stop), AtomicCheckpoint(), **common).fit(
+        stopped, data()
+    )
     assert stopped.phase != "done"
     resumed, run = module(), trainer(folder, AstrocyteFeedback(), AtomicCheckpoint(), **common)
     run.fit(resumed, data(), ckpt_path=str(folder / "checkpoints" / "last.ckpt"), weights_only=True)
@@ -122,7 +131,10 @@ def test_finished_chunks_outlive_a_lost_checkpoint(tmp_path: Path) -> None:
 
 
 def test_checkpoint_restores_network_readout_and_astrocyte(tmp_path: Path) -> None:
-    model, run = module(seed=3), trainer(tmp_path, AstrocyteFeedback(weight=0.02), AtomicCheckpoint(), enable_checkpointing=True)
+    model, run = (
+        module(seed=3),
+        trainer(tmp_path, AstrocyteFeedback(weight=0.02), AtomicCheckpoint(), enable_checkpointing=True),
+    )
     run.fit(model, data())
     loaded = NALSM.load_from_checkpoint(tmp_path / "checkpoints" / "last.ckpt", weights_only=True)
     assert loaded.phase == "done"
@@ -136,7 +148,7 @@ def test_checkpoint_restores_network_readout_and_astrocyte(tmp_path: Path) -> No
 
 def test_original_quirks_run(tmp_path: Path) -> None:
     _, accuracy = fit_and_test(
-        tmp_path, AstrocyteFeedback(weight=0.1), test_scale="own", feature_scaling="batch", reset_trace=False
+        tmp_path, AstrocyteFeedback(weight=0.1), test_scale="own", feature_scaling="batch", carry_trace="both"
     )
     assert accuracy > 0.5
 

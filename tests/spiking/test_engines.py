@@ -19,7 +19,12 @@ from plasticity_lightning.spiking.topology import Liquid, grid_liquid
 
 
 def liquid_and_input(
-    shape: tuple[int, int, int] = (4, 5, 5), n_inputs: int = 40, n_samples: int = 3, n_steps: int = 100, seed: int = 0, rate: float = 0.1
+    shape: tuple[int, int, int] = (4, 5, 5),
+    n_inputs: int = 40,
+    n_samples: int = 3,
+    n_steps: int = 100,
+    seed: int = 0,
+    rate: float = 0.1,
 ) -> tuple[Liquid, SpikeTrains]:
     generator = torch.Generator().manual_seed(seed)
     liquid = grid_liquid(shape, n_inputs, generator=generator)
@@ -28,7 +33,13 @@ def liquid_and_input(
 
 
 def assert_same(liquid: Liquid, inputs: SpikeTrains, state: LiquidState, **arguments: object) -> None:
-    arguments = {"neuron": NeuronParameters(), "rule": STDP(), "astrocyte": Astrocyte(), "weights": "private", **arguments}
+    arguments = {
+        "neuron": NeuronParameters(),
+        "rule": STDP(),
+        "astrocyte": Astrocyte(),
+        "weights": "private",
+        **arguments,
+    }
     expected, after = simulate_reference(liquid, inputs, state, record=True, **arguments)
     actual, after_cpu = simulate_cpu(liquid, inputs, state, record=True, **arguments)
     assert int(expected.counts.sum()) > 20, "a silent liquid compares nothing"
@@ -69,7 +80,9 @@ def test_carried_traces_and_calcium_agree() -> None:
     trace, calcium = torch.zeros(liquid.n_sources), torch.full((liquid.n_neurons,), 2.0)
     assert_same(liquid, inputs, LiquidState(liquid.weight, trace=trace))
     rule = APSTDP(theta=5.0, delta=4.0)
-    assert_same(liquid, inputs, LiquidState(liquid.weight, trace, calcium), rule=rule, astrocyte=None, weights="carried")
+    assert_same(
+        liquid, inputs, LiquidState(liquid.weight, trace, calcium), rule=rule, astrocyte=None, weights="carried"
+    )
 
 
 @settings(max_examples=15, deadline=None)
@@ -77,7 +90,13 @@ def test_carried_traces_and_calcium_agree() -> None:
 def test_engines_agree_on_random_liquids(seed: int, rate: float, w_astro: float) -> None:
     liquid, inputs = liquid_and_input((3, 3, 4), 30, 2, 50, seed, rate)
     neuron, state = NeuronParameters(), LiquidState(liquid.weight)
-    arguments = {"neuron": neuron, "rule": STDP(), "astrocyte": Astrocyte(weight=w_astro), "weights": "private", "record": True}
+    arguments = {
+        "neuron": neuron,
+        "rule": STDP(),
+        "astrocyte": Astrocyte(weight=w_astro),
+        "weights": "private",
+        "record": True,
+    }
     expected, _ = simulate_reference(liquid, inputs, state, **arguments)
     actual, _ = simulate_cpu(liquid, inputs, state, **arguments)
     assert torch.equal(actual.spikes, expected.spikes)
@@ -100,7 +119,14 @@ def test_threads_do_not_change_a_private_simulation() -> None:
 def test_refractory_neurons_are_never_closer_than_three_steps() -> None:
     liquid, inputs = liquid_and_input(rate=0.9)
     activity, _ = simulate_cpu(
-        liquid, inputs, LiquidState(liquid.weight), neuron=NeuronParameters(), rule=None, astrocyte=None, weights="private", record=True
+        liquid,
+        inputs,
+        LiquidState(liquid.weight),
+        neuron=NeuronParameters(),
+        rule=None,
+        astrocyte=None,
+        weights="private",
+        record=True,
     )
     spikes = activity.spikes
     assert int(spikes.sum()) > 100
@@ -113,7 +139,15 @@ def test_reference_equals_a_naive_per_synapse_simulator() -> None:
     liquid, inputs = liquid_and_input((3, 3, 3), 12, 1, 60, seed=5, rate=0.4)
     astrocyte, rule, neuron = Astrocyte(weight=0.05), STDP(), NeuronParameters()
     activity, after = simulate_reference(
-        liquid, inputs, LiquidState(liquid.weight), neuron=neuron, rule=rule, astrocyte=astrocyte, weights="carried", rate_decay=0.99, record=True
+        liquid,
+        inputs,
+        LiquidState(liquid.weight),
+        neuron=neuron,
+        rule=rule,
+        astrocyte=astrocyte,
+        weights="carried",
+        rate_decay=0.99,
+        record=True,
     )
     spikes, weight = naive_simulation(liquid, inputs.dense()[:, 0].tolist(), astrocyte.weight)
     assert activity.spikes[0].tolist() == spikes
@@ -156,7 +190,13 @@ def test_no_input_leaves_everything_at_rest() -> None:
     silence = SpikeTrains(torch.zeros(2 * 30 + 1, dtype=torch.int64), torch.zeros(0, dtype=torch.int32), 30, 40)
     for name in ("cpu", "reference"):
         activity, after = engine(name)(
-            liquid, silence, LiquidState(liquid.weight), neuron=NeuronParameters(), rule=STDP(), astrocyte=Astrocyte(), weights="carried"
+            liquid,
+            silence,
+            LiquidState(liquid.weight),
+            neuron=NeuronParameters(),
+            rule=STDP(),
+            astrocyte=Astrocyte(),
+            weights="carried",
         )
         assert int(activity.counts.sum()) == 0
         torch.testing.assert_close(activity.modulation, torch.full((2, 30), 0.15, dtype=torch.float64))

@@ -200,7 +200,9 @@ def simulate_samples(  # type: ignore[no-untyped-def]
                         current[i] += old * gain
                         pre = at_source * x[i]
                         post = at_target * fired[i]
-                        change = pass_up[i] * (max(pre, 0.0) + max(post, 0.0)) + pass_down[i] * (min(pre, 0.0) + min(post, 0.0))
+                        change = pass_up[i] * (max(pre, 0.0) + max(post, 0.0)) + pass_down[i] * (
+                            min(pre, 0.0) + min(post, 0.0)
+                        )
                         new = min(max(old + change, low), high)
                         w[e] = new
                         plastic_current[i] += (new - old) * c_next

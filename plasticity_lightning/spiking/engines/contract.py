@@ -109,7 +109,13 @@ class Engine(Protocol):
 
 
 def check_simulation(
-    liquid: Liquid, inputs: SpikeTrains, state: LiquidState, rule: STDP | None, astrocyte: Astrocyte | None, weights: str, rate_decay: float
+    liquid: Liquid,
+    inputs: SpikeTrains,
+    state: LiquidState,
+    rule: STDP | None,
+    astrocyte: Astrocyte | None,
+    weights: str,
+    rate_decay: float,
 ) -> None:
     """Refuse arguments that do not fit together.
 
@@ -131,6 +137,8 @@ def check_simulation(
     if rule is None and astrocyte is not None:
         raise ValueError("an astrocyte modulates STDP: it needs a rule, got rule=None")
     if rule is not None and float(state.weight.abs().max()) > rule.w_max * (1 + 1e-6):
-        raise ValueError(f"a weight of magnitude {float(state.weight.abs().max()):g} exceeds the rule's w_max={rule.w_max}")
+        raise ValueError(
+            f"a weight of magnitude {float(state.weight.abs().max()):g} exceeds the rule's w_max={rule.w_max}"
+        )
     if isinstance(rule, APSTDP) and astrocyte is not None:
         raise ValueError("AP-STDP is gated by calcium and takes no astrocyte")

@@ -56,7 +56,9 @@ def simulate_cpu(
     senses = (astrocyte or Astrocyte()).sensed(n, liquid.n_inputs)
     gate = rule if isinstance(rule, APSTDP) else APSTDP()
     stdp = rule or STDP()
-    row_offset = torch.cat([torch.zeros(1, dtype=torch.int64), torch.bincount(liquid.target.long(), minlength=n).cumsum(0)])
+    row_offset = torch.cat(
+        [torch.zeros(1, dtype=torch.int64), torch.bincount(liquid.target.long(), minlength=n).cumsum(0)]
+    )
     carried = weights == "carried"
 
     def run(first: int, last: int) -> None:

@@ -20,7 +20,15 @@ from plasticity_lightning.spiking.engines.contract import (
     check_simulation,
 )
 from plasticity_lightning.spiking.neurons import RefractoryLIFNode
-from plasticity_lightning.spiking.rules import APSTDP, STDP, ap_gates, calcium_step, stdp_terms, trace_step, weight_bounds
+from plasticity_lightning.spiking.rules import (
+    APSTDP,
+    STDP,
+    ap_gates,
+    calcium_step,
+    stdp_terms,
+    trace_step,
+    weight_bounds,
+)
 from plasticity_lightning.spiking.synapses import SaturatingSynapse
 from plasticity_lightning.spiking.topology import Liquid
 
