@@ -3,10 +3,10 @@ import pickle
 
 import numpy as np
 import pytest
-from tests.data.real_formats import cifar_batch, tar_gz, write_cifar10_folder
 
 from plasticity_lightning.data import DataFormatError
 from plasticity_lightning.data.cifar import CIFAR10_BATCHES, CIFAR100_BATCHES, read_cifar, safe_unpickle
+from tests.data.real_formats import cifar_batch, tar_gz, write_cifar10_folder
 
 
 def read10(path):

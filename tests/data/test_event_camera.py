@@ -1,10 +1,10 @@
 import numpy as np
 import pytest
 import torch
-from tests.data.real_formats import write_idx_set
 
 from plasticity_lightning.data import DataArgumentError, EmulatedNMNISTDataModule, EventCamera, NMNISTDataModule
 from plasticity_lightning.data.event_camera import record, saccade_path
+from tests.data.real_formats import write_idx_set
 
 IDEAL = EventCamera(threshold_sigma=0, noise_rate_hz=0, refractory_us=0)
 

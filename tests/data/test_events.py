@@ -4,11 +4,11 @@ import zipfile
 
 import numpy as np
 import pytest
-from tests.data.real_formats import event_bytes
 
 from plasticity_lightning.data import DataFormatError, DataNotFoundError, NMNISTDataModule
 from plasticity_lightning.data.nmnist_format import NMNISTRecordings, decode_events, encode_events
 from plasticity_lightning.errors import UserError
+from tests.data.real_formats import event_bytes
 
 # number -> (class, events); the order of numbers is not the order of classes
 TRAIN = {

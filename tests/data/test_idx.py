@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
-from tests.data.real_formats import idx_bytes
 
 from plasticity_lightning.data import DataFormatError
 from plasticity_lightning.data.idx import read_idx, read_idx_pair
+from tests.data.real_formats import idx_bytes
 
 
 def test_hand_written_bytes_are_read(tmp_path):

@@ -2,10 +2,10 @@ import zipfile
 
 import numpy as np
 import pytest
-from tests.data.real_formats import CIFAR10_CLASSES, jpeg_bytes, write_image_zip
 
 from plasticity_lightning.data import DataFormatError
 from plasticity_lightning.data.image_zip import read_image_zip
+from tests.data.real_formats import CIFAR10_CLASSES, jpeg_bytes, write_image_zip
 
 
 def read(path, cache, split="train"):

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from tests.data.real_formats import cifar_batch, idx_bytes, tar_gz, write_cifar10_folder, write_idx_set, write_image_zip
 
 import plasticity_lightning.data
 from plasticity_lightning.data import (
@@ -23,6 +22,7 @@ from plasticity_lightning.data import (
     MNISTDataModule,
 )
 from plasticity_lightning.data.augmentation import AugmentationPlan
+from tests.data.real_formats import cifar_batch, idx_bytes, tar_gz, write_cifar10_folder, write_idx_set, write_image_zip
 
 
 class Counting(ImageClassificationDataModule):

@@ -4,12 +4,12 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
-from tests.data.real_formats import write_idx_set
 
 from plasticity_lightning.data import DataNotFoundError
 from plasticity_lightning.data.catalogue import CIFAR10, CIFAR100, FASHION_MNIST, MNIST, NMNIST
 from plasticity_lightning.data.sources import Layout, RemoteFile, Source, cache_folder, data_roots, download, locate
 from plasticity_lightning.errors import UserError
+from tests.data.real_formats import write_idx_set
 
 
 class QuietHandler(SimpleHTTPRequestHandler):
