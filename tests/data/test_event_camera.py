@@ -40,20 +40,21 @@ def test_a_flat_image_that_fills_nothing_gives_no_event(value):
         assert ((events.x < 4) | (events.x > 29) | (events.y < 4) | (events.y > 29)).all()
 
 
-def test_number_of_events_of_a_bar_equals_the_crossed_thresholds():
+@pytest.mark.parametrize("saccade_ms", [100, 1])  # 1: all four thresholds are crossed within one step
+def test_number_of_events_of_a_bar_equals_the_crossed_thresholds(saccade_ms):
     # The left half is white. A pixel that goes from black to white changes its log intensity by
     # log(1.1 / 0.1) = 2.3979: with a threshold of 0.49 that is floor(4.89) = 4 ON events, which leave its reference
     # 4 * 0.49 = 1.96 above black; back at black that is 4 OFF events. The edge lies at column 13.5 at the start
     # (3.5 pixels left of 17), at 20.5 after saccade 2, and returns in saccade 3: columns 14..19 see both.
     image = torch.zeros(1, 34, 34, dtype=torch.uint8)
     image[:, :, :17] = 255
-    events = record(image, np.array([0]), 0, EventCamera(0.49, 0, 0.1, 0, 0, image_size=34))
+    events = record(image, np.array([0]), 0, EventCamera(0.49, 0, 0.1, 0, 0, saccade_ms, 34))
     middle = events.y == 17
     for column in range(14, 20):
         here = middle & (events.x == column)
         assert events.p[here].tolist() == [1, 1, 1, 1, 0, 0, 0, 0]
-        assert (events.t[here & (events.p == 1)] <= 200_000).all()
-        assert (events.t[here & (events.p == 0)] >= 200_000).all()
+        assert (events.t[here & (events.p == 1)] <= 2000 * saccade_ms).all()
+        assert (events.t[here & (events.p == 0)] >= 2000 * saccade_ms).all()
 
 
 def test_events_are_interpolated_within_the_millisecond():

@@ -1,3 +1,4 @@
+import pickle
 import sys
 import zipfile
 
@@ -5,7 +6,7 @@ import numpy as np
 import pytest
 
 from plasticity_lightning.data import DataFormatError, DataNotFoundError, NMNISTDataModule
-from plasticity_lightning.data.nmnist_format import decode_events, encode_events
+from plasticity_lightning.data.nmnist_format import NMNISTRecordings, decode_events, encode_events
 from plasticity_lightning.errors import UserError
 from tests.data.real_formats import event_bytes
 
@@ -88,6 +89,18 @@ def test_a_zip_is_read_by_worker_processes(folder):
     write_zips(folder)
     data = NMNISTDataModule(root=str(folder), batch_size=2, val_size=1, shuffle=False, num_workers=2)
     assert [b["label"].tolist() for b in data.train_dataloader()] == [[5, 0], [9]]
+
+
+def test_each_process_opens_the_zip_for_itself(folder, monkeypatch):
+    # a forked worker inherits the open file and would share, and disturb, its parent's position in it
+    write_zips(folder)
+    recordings = NMNISTRecordings(folder / "Train.zip")
+    recordings.events(0)
+    parents = recordings._archive[1]
+    monkeypatch.setattr("plasticity_lightning.data.nmnist_format.os.getpid", lambda: -1)
+    recordings.events(1)
+    assert recordings._archive[1] is not parents
+    assert pickle.loads(pickle.dumps(recordings))._archive is None
 
 
 @pytest.mark.parametrize(
