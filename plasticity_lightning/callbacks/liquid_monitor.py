@@ -6,13 +6,14 @@ has changed the weights and at the end of training, and reports once more when f
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
 
 from plasticity_lightning.measures.spiking import branching_factor, silent, synchrony
 from plasticity_lightning.protocols import HasLiquid
@@ -59,12 +60,12 @@ class LiquidMonitor(Callback):
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report if the weights have changed since the last report."""
-        weight = pl_module.weight.detach().cpu()
+        weight = cast(Tensor, pl_module.weight).detach().cpu()
         if self._batch is None or (self._reported is not None and torch.equal(self._reported, weight)):
             return
         self._reported = weight.clone()
         if trainer.is_global_zero:
-            activity = pl_module.record(_spaced(self._batch, self.n_items))
+            activity = cast(HasLiquid, pl_module).record(_spaced(self._batch, self.n_items))
             values = self._measure(pl_module, activity)
             for name, value in values.items():
                 pl_module.log(f"liquid/{name}", value, rank_zero_only=True, batch_size=1)
@@ -97,6 +98,7 @@ def _spaced(batch: dict[str, Any], n_items: int) -> dict[str, Any]:
 
 
 def _draw(experiment: Any, pl_module: Any, activity: LiquidActivity, step: int) -> None:
+    assert activity.spikes is not None
     from plasticity_lightning.viz import liquid_3d, modulation_trace, raster_plot  # matplotlib is slow to import
 
     liquid = pl_module.liquid

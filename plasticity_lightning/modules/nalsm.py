@@ -191,7 +191,9 @@ class NALSM(pl.LightningModule):
             self._extract(batch, "train")
         elif self.phase == "readout":
             self._advance_readout()
-        cast(LightningOptimizer, self.optimizers()).step()  # nothing to optimise by gradient; counts the step for schedules and checkpoints
+        cast(
+            LightningOptimizer, self.optimizers()
+        ).step()  # nothing to optimise by gradient; counts the step for schedules and checkpoints
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         """Skip the rest of the epoch once the readout is done."""

@@ -101,7 +101,8 @@ class RefractoryLIFNode(base.MemoryModule):
     def single_step_functional_forward(self, inputs: tuple, states: tuple, **kwargs: object) -> tuple[tuple, tuple]:
         """Spikes [B, *] from an input current [B, *]."""
         spikes, v, rest = lif_step(
-            *states,
+            states[0],
+            states[1],
             inputs[0],
             tau_mem=self.tau,
             v_threshold=self.v_threshold,

@@ -233,6 +233,6 @@ def accuracy_curve(train: Sequence[float] | Tensor, val: Sequence[float] | Tenso
     label = f"chosen: step {steps[best]}, {val_percent[best]:.2f} %"
     axes.plot(steps[best], val_percent[best], "o", color="black", markersize=6, linestyle="none", label=label)
     axes.set(xlabel="readout step", ylabel="accuracy (%)")
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg] # MaxNLocator, the default, takes it
     axes.legend(frameon=False, loc="lower right")
     return figure

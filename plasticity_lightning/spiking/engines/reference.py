@@ -61,10 +61,10 @@ def simulate_reference(
 
     parts = []
     for part in pulses.split(1, dim=1) if sequential else (pulses,):
-        activity, final, new_trace, new_calcium = _simulate_batch(
+        part_activity, final, new_trace, new_calcium = _simulate_batch(
             liquid, part, dense, trace, calcium, neuron, rule, astrocyte, rate_decay
         )
-        parts.append(activity)
+        parts.append(part_activity)
         if weights == "carried":
             dense = final[0]
         trace = new_trace if trace is not None else None
