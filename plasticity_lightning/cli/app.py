@@ -7,8 +7,10 @@ last|best`, the test after `fit`, and errors told in one message. Importing this
 import os
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import lightning.pytorch.callbacks
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -22,7 +24,7 @@ import plasticity_lightning.callbacks
 import plasticity_lightning.data
 import plasticity_lightning.modules
 import plasticity_lightning.runtime
-from plasticity_lightning.cli.errors import distil
+from plasticity_lightning.cli.errors import cause, distil
 from plasticity_lightning.cli.runs import claim_run_dir, resolve_checkpoint
 from plasticity_lightning.errors import UserError
 from plasticity_lightning.runtime.checkpoint import AtomicCheckpoint
@@ -52,12 +54,19 @@ def run(args: list[str], recipe: str | None = None) -> int:
 
 
 class PlasticityParser(LightningArgumentParser):
-    """Reports one clear message and exits with status 2."""
+    """Reports one clear message and exits with status 2; option names are not abbreviated."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.allow_abbrev = False  # else a misspelt key that is a prefix passes silently
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         """Print the distilled message and exit."""
-        keys = [action.dest for action in self._actions]
-        print(f"plasticity: error: {distil(message, keys, _public_names())}", file=sys.stderr)
+        keys = {action.dest for action in self._actions}
+        for action in self._actions:  # the top parser has the options of its commands
+            for command in (getattr(action, "_name_parser_map", None) or {}).values():
+                keys |= {option.dest for option in command._actions}
+        print(f"plasticity: error: {distil(message, ex, sorted(keys), _public_classes())}", file=sys.stderr)
         raise SystemExit(2)
 
 
@@ -243,17 +252,20 @@ def _class_name(model: Any) -> str:
 
 
 def _told(error: BaseException) -> str:
-    return str(error) or type(error).__name__
+    return cause(str(error)) or type(error).__name__
 
 
-def _public_names() -> list[str]:
-    packages = (
+def _public_classes() -> dict[str, type]:
+    """Classes by the short name that a recipe may use: Lightning's callbacks, then the package's own."""
+    packages: tuple[ModuleType, ...] = (
+        lightning.pytorch.callbacks,
         plasticity_lightning.modules,
         plasticity_lightning.data,
         plasticity_lightning.callbacks,
         plasticity_lightning.runtime,
     )
-    return sorted({name for package in packages for name in getattr(package, "__all__", ())})
+    found = {name: getattr(package, name) for package in packages for name in getattr(package, "__all__", ())}
+    return {name: value for name, value in found.items() if isinstance(value, type)}
 
 
 def _changes(before: Namespace, after: Namespace) -> list[tuple[str, Any, Any]]:
