@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from mpl_toolkits.mplot3d.art3d import Line3DCollection  # type: ignore[import-untyped]
 from torch import Tensor
 
 __all__ = ["accuracy_curve", "liquid_3d", "modulation_trace", "raster_plot", "rate_histogram", "weight_histograms"]
@@ -92,8 +94,6 @@ def liquid_3d(positions: Tensor, n_excitatory: int, source: Tensor, target: Tens
     Raises:
         ValueError: if shapes disagree or max_edges is negative.
     """
-    from mpl_toolkits.mplot3d.art3d import Line3DCollection  # only this figure needs the 3-D toolkit
-
     points = _array("positions", positions, 2)
     if points.shape[1] != 3:
         raise ValueError(f"positions must be [N, 3], got {points.shape}.")
@@ -233,6 +233,6 @@ def accuracy_curve(train: Sequence[float] | Tensor, val: Sequence[float] | Tenso
     label = f"chosen: step {steps[best]}, {val_percent[best]:.2f} %"
     axes.plot(steps[best], val_percent[best], "o", color="black", markersize=6, linestyle="none", label=label)
     axes.set(xlabel="readout step", ylabel="accuracy (%)")
-    axes.xaxis.get_major_locator().set_params(integer=True)  # type: ignore[call-arg] # MaxNLocator, the default, takes it
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, loc="lower right")
     return figure
