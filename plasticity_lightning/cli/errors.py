@@ -42,7 +42,10 @@ def distil(message: str, error: BaseException | None, keys: Iterable[str], class
         return _unknown_class(key, match[1], match[2], base, classes)
     if match := re.search(r"Expected a dot import path string: (\S+)", message):
         return _unknown_class(key, match[1], "no such class", base, classes)
-    kinds = [_plain(kind) for kind in re.findall(r"Expected an? ((?:<class '[^']+'>|typing\.\S+\[.*?\]|[\w.\[\], |]+))", message)]
+    kinds = [
+        _plain(kind)
+        for kind in re.findall(r"Expected an? ((?:<class '[^']+'>|typing\.\S+\[.*?\]|[\w.\[\], |]+))", message)
+    ]
     given = re.search(r"(?:Got value|Given value): (.*)", message)
     if kinds and given:
         allowed = " or ".join(dict.fromkeys(kinds))
@@ -92,7 +95,9 @@ def _parsers(error: BaseException | None) -> Iterator[tuple[Any, str]]:
 
 def _unknown_class(key: str, name: str, reason: str, base: str | None, classes: Mapping[str, type]) -> str:
     fitting = {
-        short: cls for short, cls in classes.items() if base is None or base in (parent.__name__ for parent in cls.__mro__)
+        short: cls
+        for short, cls in classes.items()
+        if base is None or base in (parent.__name__ for parent in cls.__mro__)
     }
     module, _, short = name.rpartition(".")
     inside = vars(sys.modules[module]) if module in sys.modules else {}

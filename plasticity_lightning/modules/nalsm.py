@@ -27,6 +27,7 @@ from plasticity_lightning.runtime.feature_store import FeatureStore
 from plasticity_lightning.spiking.astrocyte import Astrocyte
 from plasticity_lightning.spiking.encoding import SpikeTrains, ink_scale, pulse_probability, rate_encode, sample_keys
 from plasticity_lightning.spiking.engines import EngineName, LiquidActivity, LiquidState, NeuronParameters
+from plasticity_lightning.spiking.engines import engine as select_engine
 from plasticity_lightning.spiking.rules import APSTDP, STDP
 from plasticity_lightning.spiking.topology import Liquid, grid_liquid
 
@@ -138,7 +139,7 @@ class NALSM(pl.LightningModule):
         self.modulation: Tensor | None = None
         self.neuron = neuron
         self.rule = {"none": None, "stdp": _plain_stdp(rule_parameters), "ap_stdp": rule_parameters}[rule]
-        self.simulate = globals()["engine"](engine)
+        self.simulate = select_engine(engine)
 
         generator = torch.Generator().manual_seed(seed)
         liquid = grid_liquid(shape, n_inputs, weight=weight, input_density=input_density, generator=generator)
