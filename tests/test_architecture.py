@@ -21,6 +21,7 @@ ALLOWED = {
     "viz": set(),
     **{mechanism: set() for mechanism in MECHANISMS},
     **{part: set() for part in ANYWHERE},
+    "protocols": {"spiking"},  # HasModulator names the mechanism's type
 }
 FORBIDDEN = ("torchvision", "spikingjelly.datasets")
 

@@ -45,7 +45,8 @@ def test_internal_links_resolve(page):
 
 
 def test_what_is_read_from_a_page():
-    text = "[a](b.md) [c](https://d)\n```python\nx = 1\n```\n```python notest\ny\n```\n`f --config p/q` | `r/s` |\n| `r/s` |\n"
+    text = "[a](b.md) [c](https://d)\n```python\nx = 1\n```\n```python notest\ny\n```\n"
+    text += "`f --config p/q` | `r/s` |\n| `r/s` |\n"
     assert blocks(text) == ["x = 1\n"]
     assert recipes(text) == {"p/q", "r/s"}
     assert links(text) == ["b.md"]
