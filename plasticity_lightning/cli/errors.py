@@ -42,7 +42,10 @@ def distil(message: str, error: BaseException | None, keys: Iterable[str], class
         return _unknown_class(key, match[1], match[2], base, classes)
     if match := re.search(r"Expected a dot import path string: (\S+)", message):
         return _unknown_class(key, match[1], "no such class", base, classes)
-    kinds = [_plain(kind) for kind in re.findall(r"Expected an? ((?:<class '[^']+'>|typing\.\S+\[.*?\]|[\w.\[\], |]+))", message)]
+    kinds = [
+        _plain(kind)
+        for kind in re.findall(r"Expected an? ((?:<class '[^']+'>|typing\.\S+\[.*?\]|[\w.\[\], |]+))", message)
+    ]
     given = re.search(r"(?:Got value|Given value): (.*)", message)
     if kinds and given:
         allowed = " or ".join(dict.fromkeys(kinds))
@@ -64,11 +67,15 @@ def cause(message: str) -> str:
 def _unknown_key(key: str, error: BaseException | None, keys: list[str]) -> str:
     owner, allowed = "", keys
     for parser, class_name in _parsers(error):
-        names = [action.dest for action in parser._actions if action.dest not in ("help", "config", "print_config")]
+        names = [
+            action.dest
+            for action in parser._actions
+            if action.dest not in ("help", "class_path.help", "config", "print_config") and "." not in action.dest
+        ]
         if names:
             owner, allowed = class_name, names
     top = [name for name in allowed if "." not in name] if not owner else allowed
-    listed = sorted(name for name in top if name != "==SUPPRESS==")
+    listed = sorted(name for name in top if name not in ("help", "==SUPPRESS=="))
     of = f" of {owner}" if owner else ""
     return f"unknown key {key!r}{of}; allowed: {', '.join(listed)}{nearest(key, allowed)}"
 
@@ -92,7 +99,9 @@ def _parsers(error: BaseException | None) -> Iterator[tuple[Any, str]]:
 
 def _unknown_class(key: str, name: str, reason: str, base: str | None, classes: Mapping[str, type]) -> str:
     fitting = {
-        short: cls for short, cls in classes.items() if base is None or base in (parent.__name__ for parent in cls.__mro__)
+        short: cls
+        for short, cls in classes.items()
+        if base is None or base in (parent.__name__ for parent in cls.__mro__)
     }
     module, _, short = name.rpartition(".")
     inside = vars(sys.modules[module]) if module in sys.modules else {}

@@ -54,7 +54,9 @@ def find_recipe(name: str, folder: Path | None = None) -> tuple[Path, str]:
         return shipped[short][0], short
     near = difflib.get_close_matches(short, shipped, n=3, cutoff=0.4)
     hint = f"did you mean {' or '.join(near)}? " if near else ""
-    raise UserError(f"--config {name}: no such file and no shipped recipe of that name; {hint}`plasticity recipes` lists them")
+    raise UserError(
+        f"--config {name}: no such file and no shipped recipe of that name; {hint}`plasticity recipes` lists them"
+    )
 
 
 def resolve_arguments(args: list[str], folder: Path | None = None) -> tuple[list[str], str | None]:

@@ -16,7 +16,9 @@ def version_dirs(root: Path) -> list[Path]:
     """The folders `version_N` below `root`, newest (largest N) first."""
     if not root.is_dir():
         return []
-    numbered = [(int(match[1]), path) for path in root.iterdir() if (match := re.fullmatch(r"version_(\d+)", path.name))]
+    numbered = [
+        (int(match[1]), path) for path in root.iterdir() if (match := re.fullmatch(r"version_(\d+)", path.name))
+    ]
     return [path for _, path in sorted(numbered, reverse=True) if path.is_dir()]
 
 

@@ -39,7 +39,9 @@ class FeatureStore:
                 with np.load(path) as chunk:
                     self._rows(path.name.split("-")[0]).put(chunk["index"], chunk["label"], chunk["counts"])
             except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-                raise ValueError(f"{path} is no readable chunk of {n_features} features a row: delete it ({error})") from error
+                raise ValueError(
+                    f"{path} is no readable chunk of {n_features} features a row: delete it ({error})"
+                ) from error
 
     def size(self, split: str) -> int:
         """Number of rows of a split."""
@@ -50,7 +52,11 @@ class FeatureStore:
         known = self._rows(split).known
         at = index.numpy()
         inside = at < len(known)
-        return torch.from_numpy(~(inside & known[np.where(inside, at, 0)])) if len(known) else torch.ones(len(at), dtype=torch.bool)
+        return (
+            torch.from_numpy(~(inside & known[np.where(inside, at, 0)]))
+            if len(known)
+            else torch.ones(len(at), dtype=torch.bool)
+        )
 
     def add(self, split: str, index: Tensor, label: Tensor, counts: Tensor) -> None:
         """Keep rows `counts` int [M, n_features] of samples `index` int64 [M] with `label` int64 [M]; known samples are skipped."""
