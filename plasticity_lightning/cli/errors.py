@@ -67,11 +67,15 @@ def cause(message: str) -> str:
 def _unknown_key(key: str, error: BaseException | None, keys: list[str]) -> str:
     owner, allowed = "", keys
     for parser, class_name in _parsers(error):
-        names = [action.dest for action in parser._actions if action.dest not in ("help", "config", "print_config")]
+        names = [
+            action.dest
+            for action in parser._actions
+            if action.dest not in ("help", "class_path.help", "config", "print_config") and "." not in action.dest
+        ]
         if names:
             owner, allowed = class_name, names
     top = [name for name in allowed if "." not in name] if not owner else allowed
-    listed = sorted(name for name in top if name != "==SUPPRESS==")
+    listed = sorted(name for name in top if name not in ("help", "==SUPPRESS=="))
     of = f" of {owner}" if owner else ""
     return f"unknown key {key!r}{of}; allowed: {', '.join(listed)}{nearest(key, allowed)}"
 

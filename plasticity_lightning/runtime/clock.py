@@ -46,7 +46,7 @@ class Clock:
         if self.unit == "update":
             return trainer.global_step
         if self.unit == "epoch":
-            return trainer.fit_loop.epoch_progress.current.processed
+            return trainer.current_epoch
         progress: Any = getattr(pl_module, "progress", None)
         counts = progress() if callable(progress) else {}
         if "frame" not in counts:

@@ -1,0 +1,122 @@
+"""Clock, random state, atomic files, seeded order."""
+
+import random
+import signal
+import subprocess
+import sys
+import time
+import types
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from plasticity_lightning.runtime import AtomicCheckpoint, Clock, GracefulStop, ResumableDataLoader, SeededSampler
+from plasticity_lightning.runtime.rng import get_rng_state, set_rng_state
+
+
+def test_the_clock_triggers_on_crossing_not_on_equality():
+    clock = Clock(5, "update")
+    # 4 -> 6 steps over 5, 6 -> 9 crosses nothing, 9 -> 21 crosses 10, 15 and 20 but is one trigger
+    assert [clock.crossed(n) for n in (4, 6, 9, 21, 24)] == [False, True, False, True, False]
+    again = Clock(5, "update")
+    again.load_state_dict(clock.state_dict())
+    assert again.crossed(25)
+
+
+@pytest.mark.parametrize(("every", "unit"), [(0, "batch"), (1, "tick")])
+def test_the_clock_refuses_nonsense(every, unit):
+    with pytest.raises(ValueError, match="must be"):
+        Clock(every, unit)
+
+
+def test_the_random_state_survives_a_weights_only_file(tmp_path):
+    torch.save(get_rng_state(), tmp_path / "s.pt")
+    first = (torch.rand(3).tolist(), random.random(), np.random.rand(), np.random.randn())  # noqa: NPY002
+    set_rng_state(torch.load(tmp_path / "s.pt", weights_only=True))
+    assert (torch.rand(3).tolist(), random.random(), np.random.rand(), np.random.randn()) == first  # noqa: NPY002
+
+
+@given(st.integers(1, 60), st.integers(0, 1000), st.integers(0, 50))
+def test_an_epoch_is_a_permutation_given_by_seed_and_epoch(length, seed, epoch):
+    order = SeededSampler(length, seed).order(epoch)
+    assert sorted(order) == list(range(length))
+    assert order == SeededSampler(length, seed).order(epoch)
+
+
+def test_ranks_share_one_order_and_get_equal_numbers(monkeypatch):
+    sampler = SeededSampler(7, seed=1)
+    order = sampler.order(0)
+    parts = []
+    for rank in range(3):
+        monkeypatch.setattr("plasticity_lightning.runtime.loaders._rank_and_world", lambda r=rank: (r, 3))
+        parts.append(list(sampler))
+        assert len(sampler) == 3
+    dealt = [parts[i % 3][i // 3] for i in range(9)]
+    assert dealt[:7] == order
+    assert set(dealt[7:]) <= set(order)
+
+
+def test_a_loader_resumes_behind_the_given_batches():
+    data = list(range(20))
+    loader = ResumableDataLoader(data, batch_size=3, shuffle=True, seed=4)
+    loader.sampler.set_epoch(2)
+    batches = iter(loader)
+    for _ in range(3):
+        next(batches)
+    state = loader.state_dict()
+    rest = [b.tolist() for b in batches]
+    again = ResumableDataLoader(data, batch_size=3, shuffle=True, seed=4)
+    again.load_state_dict(state)
+    again.sampler.set_epoch(2)
+    assert [b.tolist() for b in again] == rest
+    again.sampler.set_epoch(3)
+    assert len(list(again)) == 7
+
+
+def test_killing_a_save_leaves_the_previous_file(tmp_path):
+    code = (
+        "import sys, torch\nfrom pathlib import Path\nfrom plasticity_lightning.runtime.checkpoint import _write\n"
+        "i = 0\nwhile True:\n"
+        "    _write({'i': i, 'x': torch.full((200_000,), float(i))}, Path(sys.argv[1]))\n    i += 1\n"
+    )
+    path = tmp_path / "last.ckpt"
+    child = subprocess.Popen([sys.executable, "-c", code, str(path)])
+    deadline = time.monotonic() + 60
+    while not path.exists() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    state = torch.load(path, weights_only=True)
+    assert torch.equal(state["x"], torch.full((200_000,), float(state["i"])))
+
+
+def test_a_failing_write_keeps_the_previous_file(tmp_path):
+    from plasticity_lightning.runtime.checkpoint import _write
+
+    path = tmp_path / "last.ckpt"
+    _write({"i": 1}, path)
+    with pytest.raises(Exception, match=r"pickle|local"):
+        _write({"i": lambda: 0}, path)
+    assert torch.load(path, weights_only=True) == {"i": 1}
+
+
+@pytest.mark.parametrize(
+    "bad", [{"every_n_batches": 0}, {"every_seconds": 0.0}, {"mode": "mx"}, {"every_n_epochs": -1}]
+)
+def test_checkpoint_arguments_are_checked(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        AtomicCheckpoint(**bad)
+
+
+def test_handlers_are_given_back():
+    before = (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM))
+    stop = GracefulStop()
+    trainer = types.SimpleNamespace()
+    stop.on_train_start(trainer, None)
+    assert signal.getsignal(signal.SIGINT) == stop._request
+    stop.on_exception(trainer, None, RuntimeError())
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
