@@ -184,7 +184,7 @@ class PlasticityCLI(LightningCLI):
             settings["logger"] = TensorBoardLogger(self.root, name="", version=version, default_hp_metric=False)
         settings.update(kwargs)
         trainer = self._instantiate_trainer({**config, **settings}, [self._setup_end])
-        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        for callback in trainer.callbacks:
             if isinstance(callback, RunConfig):
                 callback.run_dir = self.run_dir
         return trainer
@@ -210,14 +210,14 @@ class PlasticityCLI(LightningCLI):
             self._after_training()
 
     def _after_training(self) -> None:
-        stopper = next((c for c in self.trainer.callbacks if isinstance(c, GracefulStop)), None)  # type: ignore[attr-defined]
+        stopper = next((c for c in self.trainer.callbacks if isinstance(c, GracefulStop)), None)
         if stopper is not None and stopper.stop_requested:
             self.exit_status = 128 + stopper.signal_number
             if self.trainer.is_global_zero:
                 print(f"stopped on request; go on with the same command and: --ckpt_path last\nruns: {self.root}")
             return
         metrics: dict[str, float] = {}
-        if self._get(self.config, "test_after_fit") and not self.trainer.fast_dev_run and self._has_test():  # type: ignore[attr-defined]
+        if self._get(self.config, "test_after_fit") and not self.trainer.fast_dev_run and self._has_test():
             self.trainer.test(self.model, datamodule=self.datamodule, verbose=False)
             metrics = {key: float(value) for key, value in self.trainer.callback_metrics.items()}
         if not self.trainer.is_global_zero:

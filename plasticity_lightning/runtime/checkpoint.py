@@ -78,7 +78,7 @@ class AtomicCheckpoint(Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Agree on the folder over all ranks and remove leftovers of a killed save."""
-        if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if stage != "fit" or trainer.fast_dev_run:
             return
         folder = self.dirpath or os.path.join(trainer.log_dir or trainer.default_root_dir, "checkpoints")
         self._folder = Path(trainer.strategy.broadcast(folder))
@@ -159,7 +159,7 @@ class AtomicCheckpoint(Checkpoint):
 
 
 def _signalled(trainer: Trainer) -> bool:
-    return any(isinstance(c, GracefulStop) and c.stop_requested for c in trainer.callbacks)  # type: ignore[attr-defined]
+    return any(isinstance(c, GracefulStop) and c.stop_requested for c in trainer.callbacks)
 
 
 def _write(state: dict[str, Any], path: Path) -> None:

@@ -14,7 +14,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from mpl_toolkits.mplot3d.art3d import Line3DCollection  # type: ignore[import-untyped]
+from mpl_toolkits.mplot3d.art3d import Line3DCollection
 from torch import Tensor
 
 __all__ = ["accuracy_curve", "liquid_3d", "modulation_trace", "raster_plot", "rate_histogram", "weight_histograms"]
