@@ -1,7 +1,7 @@
 """Saves the states of all random generators in the checkpoint, one set per rank, for exact resume.
 
 They are restored in `on_train_start`, the last hook before the first batch: set-up code, sanity checks and loaders
-draw numbers before it. Everything is stored as tensors, numbers and tuples, which `torch.load(weights_only=True)` reads.
+draw numbers before it. All is stored as tensors, numbers and tuples, which `torch.load(weights_only=True)` reads.
 """
 
 import random
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 
 __all__ = ["RNGState", "get_rng_state", "set_rng_state"]
 
@@ -45,11 +46,14 @@ def set_rng_state(state: dict[str, Any]) -> None:
 class RNGState(Callback):
     """Makes a resumed run draw the random numbers that the uninterrupted one would have drawn.
 
-    The checkpoint holds one state per rank. Resuming with another number of ranks is refused, since no exact
-    continuation exists.
+    The checkpoint holds one state per rank; with another number of ranks no exact continuation exists.
+
+    Args:
+        strict: refuse to resume with another number of ranks; False goes on with fresh random states and a warning.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, strict: bool = True) -> None:
+        self.strict = strict
         self._loaded: list[dict[str, Any]] | None = None
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
@@ -68,14 +72,15 @@ class RNGState(Callback):
         """Restore this rank's state.
 
         Raises:
-            ValueError: if the checkpoint was written by another number of ranks.
+            ValueError: if the checkpoint was written by another number of ranks and `strict` holds.
         """
         if self._loaded is None:
             return
-        if len(self._loaded) != trainer.world_size:
-            raise ValueError(
-                f"the checkpoint holds random states of {len(self._loaded)} ranks, this run has {trainer.world_size}; "
-                f"resume with devices={len(self._loaded)}"
-            )
-        set_rng_state(self._loaded[trainer.global_rank])
-        self._loaded = None
+        states, self._loaded = self._loaded, None
+        if len(states) == trainer.world_size:
+            set_rng_state(states[trainer.global_rank])
+            return
+        message = f"the checkpoint holds random states of {len(states)} ranks, this run has {trainer.world_size}"
+        if self.strict:
+            raise ValueError(f"{message}; resume with devices={len(states)}, or set strict=False for an inexact resume")
+        rank_zero_warn(f"{message}; the run goes on with fresh random states")

@@ -13,7 +13,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plasticity_lightning.runtime import AtomicCheckpoint, Clock, GracefulStop, ResumableDataLoader, SeededSampler
+from plasticity_lightning.runtime import (
+    AtomicCheckpoint,
+    Clock,
+    GracefulStop,
+    ResumableDataLoader,
+    RNGState,
+    SeededSampler,
+)
 from plasticity_lightning.runtime.rng import get_rng_state, set_rng_state
 
 
@@ -120,3 +127,14 @@ def test_handlers_are_given_back():
     assert signal.getsignal(signal.SIGINT) == stop._request
     stop.on_exception(trainer, None, RuntimeError())
     assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_another_number_of_ranks_is_refused_unless_allowed():
+    trainer = types.SimpleNamespace(world_size=2, global_rank=0)
+    strict, loose = RNGState(), RNGState(strict=False)
+    for callback in (strict, loose):
+        callback.on_load_checkpoint(trainer, None, {"rng_state": [get_rng_state()]})
+    with pytest.raises(ValueError, match="devices=1"):
+        strict.on_train_start(trainer, None)
+    with pytest.warns(UserWarning, match="1 ranks"):
+        loose.on_train_start(trainer, None)
