@@ -59,7 +59,9 @@ def overrides(name: str, root: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("name", RECIPES)
-def test_recipe_trains_tests_and_says_where_to_look(name: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+def test_recipe_trains_tests_and_says_where_to_look(
+    name: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
     arguments = ["fit", "--config", name, *overrides(name, root), "--trainer.default_root_dir", str(tmp_path)]
     assert main(arguments) == 0
     output = capsys.readouterr().out
@@ -79,7 +81,13 @@ def test_overlays_merge(root: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
 
 
 def test_a_finished_run_is_found_again_by_test(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    common = ["--config", "nalsm/quickstart", *overrides("nalsm/quickstart", tmp_path), "--trainer.default_root_dir", str(tmp_path)]
+    common = [
+        "--config",
+        "nalsm/quickstart",
+        *overrides("nalsm/quickstart", tmp_path),
+        "--trainer.default_root_dir",
+        str(tmp_path),
+    ]
     assert main(["fit", *common, "--test_after_fit=false"]) == 0
     assert main(["test", *common, "--ckpt_path=last"]) == 0
     assert "test/accuracy" in capsys.readouterr().out

@@ -26,7 +26,13 @@ def test_a_run_is_visible_in_tensorboard(tmp_path: Path) -> None:
     )  # fmt: skip
     trainer.fit(model, data)
     seen = EventAccumulator(logger.log_dir, size_guidance={"images": 0, "histograms": 0}).Reload().Tags()
-    scalars = {"liquid/branching_factor", "liquid/synchrony", "liquid/silent_fraction", "astrocyte/depression_rate", "val/accuracy"}
+    scalars = {
+        "liquid/branching_factor",
+        "liquid/synchrony",
+        "liquid/silent_fraction",
+        "astrocyte/depression_rate",
+        "val/accuracy",
+    }
     assert scalars <= set(seen["scalars"])
     assert {"readout/val_accuracy", "initialise/firing_rate_hz", "features/firing_rate_hz"} <= set(seen["scalars"])
     assert {"liquid/raster", "liquid/network", "liquid/modulation"} <= set(seen["images"])
