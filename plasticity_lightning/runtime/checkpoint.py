@@ -80,7 +80,8 @@ class AtomicCheckpoint(Checkpoint):
         """Agree on the folder over all ranks and remove leftovers of a killed save."""
         if stage != "fit" or trainer.fast_dev_run:
             return
-        folder = self.dirpath or os.path.join(trainer.log_dir or trainer.default_root_dir, "checkpoints")
+        log_dir = trainer.log_dir  # a collective: all ranks ask, also one that knows its dirpath
+        folder = self.dirpath or os.path.join(log_dir or trainer.default_root_dir, "checkpoints")
         self._folder = Path(trainer.strategy.broadcast(folder))
         if trainer.is_global_zero:
             for leftover in self._folder.glob(".*.ckpt.tmp"):
