@@ -98,7 +98,7 @@ def dormant(
 
     Args:
         activation: [B, units, ...] after any nonlinearity; for convolutions a unit's mean runs over positions too.
-        tau: threshold, at least 0; 0 counts units that never respond, 0.1 is the setting of ReDo's ablation.
+        tau: threshold, at least 0; 0 counts units that never respond, 0.1 is common with ReDo.
         unit_dim: dimension of units.
         spatial_units: count every position of every channel as a unit.
         unit_mask: bool [U], True for units that count, in the layer's mean too.
@@ -170,7 +170,8 @@ def zero_grad_units(
 ) -> Tensor:
     """Fraction of units through which no gradient passes: |f'(z)| < threshold for every sample.
 
-    Works for any elementwise nonlinearity; for ReLU it equals 1 - `ever_active`.
+    Works for any elementwise nonlinearity; for ReLU it equals 1 - `ever_active`, for a spike function with a surrogate
+    gradient it counts the neurons that the surrogate does not reach.
 
     Args:
         preactivation: z, the *input* of the nonlinearity, [B, units, ...].
@@ -184,11 +185,11 @@ def zero_grad_units(
         Scalar in [0, 1]; NaN if `unit_mask` leaves no unit.
 
     Misleads: grows smaller with the batch; says nothing of gradients that vanish elsewhere.
-    Cost: one forward-mode derivative per entry. Source: defined here, unit-wise.
+    Cost: one forward and backward of the nonlinearity. Source: defined here, unit-wise.
     """
-    z = preactivation.detach()
-    with torch.no_grad():
-        derivative = torch.func.jvp(function, (z,), (torch.ones_like(z),))[1]
+    with torch.inference_mode(False), torch.enable_grad():
+        z = preactivation.detach().clone().requires_grad_()
+        (derivative,) = torch.autograd.grad(function(z).sum(), z)
     view = samples_by_units(derivative, unit_dim, spatial_units).abs()
     check_unit_mask(unit_mask, view.shape[1])
     return _masked_fraction((view < threshold).all(0), unit_mask)

@@ -90,8 +90,7 @@ def hessian_rank(
         Scalar float64 in [0, P]; 0 if no eigenvalue is positive.
 
     Misleads: a noisy estimate (repeat with another seed); depends on the batch. Cost: steps * probes backward passes
-    and steps x P floats: expensive, off by default. Source: Ghorbani et al. 2019; Gur-Ari et al. 2018 for the
-    threshold idea.
+    and steps x P floats: expensive, off by default. Source: Ghorbani et al. 2019.
     """
     if not 0 < threshold < 1:
         raise ValueError(f"threshold={threshold} must lie in (0, 1)")
