@@ -1,0 +1,219 @@
+"""How many units still do something? Fractions of active, dormant, saturated units of a layer, from one forward pass.
+
+Pure functions of the output a [B, ...] of a nonlinearity; `units.py` says what a unit is. `unit_mask` leaves units
+out, for instance those that a sparse mask has cut off from every input. All results are scalar float64 tensors on the
+device of the activation, and nothing here synchronises the device. NaN activations count as inactive in the counting
+measures and make the others NaN.
+
+Sources: Ma et al. 2024 (fau), Lyle et al. 2023 (ever_active) and 2024 (activation_norm), Sokar et al. 2023 (dormant).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from difflib import get_close_matches
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from plasticity_lightning.measures.units import check_unit_mask, feature_matrix, samples_by_units
+
+__all__ = [
+    "Saturating",
+    "activation_norm",
+    "dormant",
+    "dormant_fraction",
+    "dormant_scores",
+    "ever_active",
+    "fau",
+    "saturated",
+    "saturated_entries",
+    "zero_grad_units",
+]
+
+Saturating = Literal["tanh", "sigmoid", "relu6", "hardtanh", "hardsigmoid"]
+
+
+def fau(*activations: Tensor) -> Tensor:
+    """Fraction of active units: of all (sample, unit) pairs of the given layers, those with a > 0.
+
+    Every spatial unit of a convolution counts once, and the value of a module is the sum of the active over the sum
+    of the units of its layers, as in the reference code of Adaptive RR. For a spiking layer it is the mean of its
+    spikes.
+
+    Args:
+        activations: outputs after the nonlinearity, any shapes, one or more layers.
+
+    Returns:
+        Scalar in [0, 1].
+
+    Raises:
+        ValueError: if there is no entry at all.
+
+    Misleads: only for ReLU-like functions (with GELU, SiLU or Tanh a sign means nothing: use `dormant`); a good
+    sparse code lowers it; it depends on the architecture, so compare a network with itself.
+    Cost: one comparison and sum per entry.
+    Source: Ma et al. 2024, code of Adaptive-Replay-Ratio.
+    """
+    total = sum(a.numel() for a in activations)
+    if total == 0:
+        raise ValueError("fau needs at least one non-empty activation")
+    active = torch.stack([(a.detach() > 0).sum() for a in activations]).sum()
+    return active.double() / total
+
+
+def ever_active(
+    activation: Tensor, unit_dim: int = 1, spatial_units: bool = False, unit_mask: Tensor | None = None
+) -> Tensor:
+    """Fraction of units that are active (a > 0) for at least one sample of the batch: 1 - dead.
+
+    Args:
+        activation: [B, units, ...].
+        unit_dim: dimension of units, see `samples_by_units`.
+        spatial_units: count every position of every channel as a unit.
+        unit_mask: bool [U], True for units that count; None counts all.
+
+    Returns:
+        Scalar in [0, 1]; NaN if `unit_mask` leaves no unit.
+
+    Misleads: grows with the batch, so fix the probe batch; only for ReLU-like functions.
+    Cost: one comparison per entry.
+    Source: Lyle et al. 2023.
+    """
+    view = samples_by_units(activation, unit_dim, spatial_units)
+    check_unit_mask(unit_mask, view.shape[1])
+    active = (view > 0).any(0)
+    return _masked_fraction(active, unit_mask)
+
+
+def dormant(
+    activation: Tensor,
+    tau: float = 0.025,
+    unit_dim: int = 1,
+    spatial_units: bool = False,
+    unit_mask: Tensor | None = None,
+) -> Tensor:
+    """Fraction of tau-dormant units: those whose score (see `dormant_scores`) is at most tau.
+
+    Args:
+        activation: [B, units, ...] after any nonlinearity; for convolutions a unit's mean runs over positions too.
+        tau: threshold, at least 0; 0 counts units that never respond, 0.1 is common with ReDo.
+        unit_dim: dimension of units.
+        spatial_units: count every position of every channel as a unit.
+        unit_mask: bool [U], True for units that count, in the layer's mean too.
+
+    Returns:
+        Scalar in [0, 1]: 1 for a layer of zeros; NaN if an activation is not finite.
+
+    Misleads: relative to the layer's mean, so one exploding unit makes the others "dormant".
+    Cost: one absolute value and sum per entry.
+    Source: Sokar et al. 2023, definition 3.1.
+    """
+    view = samples_by_units(activation, unit_dim, spatial_units)
+    check_unit_mask(unit_mask, view.shape[1])
+    return dormant_fraction(view.abs().mean(0, dtype=torch.float64), tau, unit_mask)
+
+
+def dormant_fraction(mean_abs: Tensor, tau: float = 0.025, unit_mask: Tensor | None = None) -> Tensor:
+    """The same from the mean absolute activations [U], for statistics that were accumulated over batches."""
+    if tau < 0:
+        raise ValueError(f"tau={tau} must be at least 0")
+    if unit_mask is not None:
+        mean_abs = mean_abs[unit_mask]
+    fraction = (dormant_scores(mean_abs) <= tau).double().mean()
+    return torch.where(mean_abs.isfinite().all(), fraction, torch.full_like(fraction, torch.nan))
+
+
+def dormant_scores(mean_abs: Tensor) -> Tensor:
+    """Dormancy scores s_i = E|a_i| / mean_k E|a_k| of the units of one layer, [U] -> [U].
+
+    They average 1 over the layer; in a layer of zeros every score is 0, so that all its units are dormant at any tau.
+    """
+    mean = mean_abs.mean()
+    return torch.where(mean > 0, mean_abs / mean, torch.zeros_like(mean_abs))
+
+
+def saturated(activation: Tensor, function: Saturating = "tanh") -> Tensor:
+    """Fraction of (sample, unit) pairs at which a bounded nonlinearity is saturated.
+
+        tanh: |a| > 0.99.   sigmoid: a > 0.99 or a < 0.01.   relu6: a >= 6.   hardtanh: |a| >= 1.   hardsigmoid: a <=
+            0 or a >= 1.
+
+    Both ends of a sigmoid count, since its derivative vanishes at both; the zero side of ReLU6 is what `ever_active`
+    sees.
+
+    Raises:
+        ValueError: for another function, naming the nearest.
+
+    Misleads: a saturated gate may be a decision well learned. Cost: a comparison or two per entry. Source: Glorot &
+    Bengio 2010.
+    """
+    return saturated_entries(activation, function).double().mean()
+
+
+def saturated_entries(activation: Tensor, function: Saturating = "tanh") -> Tensor:
+    """Where `activation` is saturated, bool of the same shape."""
+    if function not in _SATURATION:
+        near = get_close_matches(str(function), _SATURATION, n=1, cutoff=0.0)[0]
+        raise ValueError(f"function={function!r} must be one of {sorted(_SATURATION)}; the nearest is {near!r}")
+    return _SATURATION[function](activation.detach())
+
+
+def zero_grad_units(
+    preactivation: Tensor,
+    function: Callable[[Tensor], Tensor],
+    threshold: float = 1e-3,
+    unit_dim: int = 1,
+    spatial_units: bool = False,
+    unit_mask: Tensor | None = None,
+) -> Tensor:
+    """Fraction of units through which no gradient passes: |f'(z)| < threshold for every sample.
+
+    Works for any elementwise nonlinearity; for ReLU it equals 1 - `ever_active`, for a spike function with a surrogate
+    gradient it counts the neurons that the surrogate does not reach.
+
+    Args:
+        preactivation: z, the *input* of the nonlinearity, [B, units, ...].
+        function: the elementwise nonlinearity f.
+        threshold: on the derivative.
+        unit_dim: dimension of units.
+        spatial_units: count every position of every channel as a unit.
+        unit_mask: bool [U], True for units that count.
+
+    Returns:
+        Scalar in [0, 1]; NaN if `unit_mask` leaves no unit.
+
+    Misleads: grows smaller with the batch; says nothing of gradients that vanish elsewhere.
+    Cost: one forward and backward of the nonlinearity. Source: defined here, unit-wise.
+    """
+    with torch.inference_mode(False), torch.enable_grad():
+        z = preactivation.detach().clone().requires_grad_()
+        (derivative,) = torch.autograd.grad(function(z).sum(), z)
+    view = samples_by_units(derivative, unit_dim, spatial_units).abs()
+    check_unit_mask(unit_mask, view.shape[1])
+    return _masked_fraction((view < threshold).all(0), unit_mask)
+
+
+def activation_norm(activation: Tensor, unit_dim: int = 1, pool: bool = True) -> Tensor:
+    """Mean L2 norm of the rows of the feature matrix Phi [B, d]; scalar, at least 0.
+
+    Misleads: drifts with the scale of weights without any loss of function; LayerNorm pins it.
+    Cost: one square per entry. Source: Lyle et al. 2024.
+    """
+    return feature_matrix(activation, unit_dim, pool).double().norm(dim=1).mean()
+
+
+def _masked_fraction(units: Tensor, unit_mask: Tensor | None) -> Tensor:
+    if unit_mask is None:
+        return units.double().mean()
+    return (units & unit_mask).sum().double() / unit_mask.sum()
+
+
+_SATURATION: dict[str, Callable[[Tensor], Tensor]] = {
+    "tanh": lambda a: a.abs() > 0.99,
+    "sigmoid": lambda a: (a > 0.99) | (a < 0.01),
+    "relu6": lambda a: a >= 6,
+    "hardtanh": lambda a: a.abs() >= 1,
+    "hardsigmoid": lambda a: (a <= 0) | (a >= 1),
+}
