@@ -146,6 +146,15 @@ def test_every_common_optimiser_can_be_made_afresh(cls):
     assert probe.loss < probe.initial_loss
 
 
+def test_the_wrapper_of_lightning_is_unwrapped():
+    optimizer_module = pytest.importorskip("lightning.pytorch.core.optimizer")
+    net = nn.Linear(6, 2)
+    wrapped = optimizer_module.LightningOptimizer(torch.optim.AdamW(net.parameters(), lr=0.02))
+    fresh = fresh_optimizer(wrapped, net, copy.deepcopy(net))
+    assert type(fresh) is torch.optim.AdamW
+    assert fresh.param_groups[0]["lr"] == 0.02
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 5))
 def test_targets_are_a_standardised_function_of_inputs_and_seed(seed, outputs):
