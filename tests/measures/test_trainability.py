@@ -146,6 +146,14 @@ def test_every_common_optimiser_can_be_made_afresh(cls):
     assert probe.loss < probe.initial_loss
 
 
+def test_a_learning_rate_in_a_tensor_is_not_shared_with_the_live_optimiser():
+    net = nn.Linear(6, 2)
+    live = torch.optim.Adam(net.parameters(), lr=torch.tensor(0.01))
+    fresh = fresh_optimizer(live, net, copy.deepcopy(net))
+    fresh.param_groups[0]["lr"].mul_(10)
+    assert live.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
 def test_the_wrapper_of_lightning_is_unwrapped():
     optimizer_module = pytest.importorskip("lightning.pytorch.core.optimizer")
     net = nn.Linear(6, 2)
