@@ -120,18 +120,20 @@ def dormant_fraction(mean_abs: Tensor, tau: float = 0.025, unit_mask: Tensor | N
     if tau < 0:
         raise ValueError(f"tau={tau} must be at least 0")
     if unit_mask is not None:
-        mean_abs = mean_abs[unit_mask]
-    fraction = (dormant_scores(mean_abs) <= tau).double().mean()
-    return torch.where(mean_abs.isfinite().all(), fraction, torch.full_like(fraction, torch.nan))
+        mean_abs = torch.where(unit_mask, mean_abs, 0.0)
+    fraction = _masked_fraction(dormant_scores(mean_abs, unit_mask) <= tau, unit_mask)
+    return torch.where(mean_abs.isfinite().all(), fraction, torch.nan)
 
 
-def dormant_scores(mean_abs: Tensor) -> Tensor:
+def dormant_scores(mean_abs: Tensor, unit_mask: Tensor | None = None) -> Tensor:
     """Dormancy scores s_i = E|a_i| / mean_k E|a_k| of the units of one layer, [U] -> [U].
 
-    They average 1 over the layer; in a layer of zeros every score is 0, so that all its units are dormant at any tau.
+    They average 1 over the layer (over the units of `unit_mask`, bool [U]); in a layer of zeros every score is 0, so
+    that all its units are dormant at any tau.
     """
-    mean = mean_abs.mean()
-    return torch.where(mean > 0, mean_abs / mean, torch.zeros_like(mean_abs))
+    # no boolean indexing here: its size would be read from the device
+    mean = mean_abs.mean() if unit_mask is None else torch.where(unit_mask, mean_abs, 0.0).sum() / unit_mask.sum()
+    return torch.where(mean > 0, mean_abs / mean, 0.0)
 
 
 def saturated(activation: Tensor, function: Saturating = "tanh") -> Tensor:

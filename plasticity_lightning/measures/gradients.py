@@ -52,7 +52,7 @@ def grad_sparsity(gradients: Iterable[Tensor | None], masks: Sequence[Tensor | N
             continue
         zero = gradient.detach() == 0
         if mask is None:
-            totals.append(torch.tensor(zero.numel(), device=zero.device))
+            totals.append(torch.full((), zero.numel(), device=zero.device))
         else:
             if mask.shape != zero.shape or mask.dtype != torch.bool:
                 raise ValueError(

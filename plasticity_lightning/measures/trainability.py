@@ -164,6 +164,9 @@ def fresh_optimizer(optimizer: torch.optim.Optimizer, source: nn.Module, network
     Raises:
         ValueError: if `optimizer` holds no parameter of `source`.
     """
+    inner = getattr(optimizer, "optimizer", None)
+    if isinstance(inner, torch.optim.Optimizer):  # the wrapper that `LightningModule.optimizers()` returns
+        optimizer = inner
     names = {id(p): _plain(n) for n, p in source.named_parameters()}
     own = {_plain(n): p for n, p in network.named_parameters()}
     groups: list[dict[str, Any]] = []

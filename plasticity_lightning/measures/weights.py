@@ -27,8 +27,8 @@ def weight_norm(weight: Tensor, mask: Tensor | None = None) -> Tensor:
 
 def weight_rms(weight: Tensor, mask: Tensor | None = None) -> Tensor:
     """Root mean square of the (living) weights: comparable between layers and between sparsities; NaN if none lives."""
-    living = _living(weight, mask)
-    return _norm(living) / living.numel() ** 0.5 if living.numel() else _norm(living) * torch.nan
+    norm = _norm(_living(weight, mask))
+    return norm / (weight.numel() ** 0.5 if mask is None else mask.sum().sqrt())
 
 
 def distance_from_init(weight: Tensor, initial: Tensor) -> Tensor:
@@ -107,7 +107,7 @@ def _living(weight: Tensor, mask: Tensor | None) -> Tensor:
             f"mask must be a bool tensor of the weight's shape {tuple(weight.shape)}; "
             f"it is {mask.dtype} {tuple(mask.shape)}"
         )
-    return weight[mask]
+    return torch.where(mask, weight, 0.0)  # no boolean indexing: its size would be read from the device
 
 
 def _norm(values: Tensor) -> Tensor:

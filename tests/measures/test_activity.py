@@ -107,7 +107,9 @@ def test_dead_inputs_can_be_left_out_by_a_mask():
     # mean |a| of the kept units 2, 1, .05: mean 1.01667, the last scores 0.049
     assert dormant(LAYER, tau=0.025, unit_mask=keep) == 0.0
     assert dormant(LAYER, tau=0.05, unit_mask=keep) == pytest.approx(1 / 3)
+    assert dormant(LAYER * torch.tensor([1, torch.nan, 1, 1]), tau=0.05, unit_mask=keep) == pytest.approx(1 / 3)
     assert ever_active(LAYER, unit_mask=torch.zeros(4, dtype=torch.bool)).isnan()
+    assert dormant(LAYER, unit_mask=torch.zeros(4, dtype=torch.bool)).isnan()
     with pytest.raises(ValueError, match=r"bool tensor \[4\]"):
         ever_active(LAYER, unit_mask=torch.ones(3, dtype=torch.bool))
 

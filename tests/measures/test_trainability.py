@@ -146,6 +146,23 @@ def test_every_common_optimiser_can_be_made_afresh(cls):
     assert probe.loss < probe.initial_loss
 
 
+def test_a_learning_rate_in_a_tensor_is_not_shared_with_the_live_optimiser():
+    net = nn.Linear(6, 2)
+    live = torch.optim.Adam(net.parameters(), lr=torch.tensor(0.01))
+    fresh = fresh_optimizer(live, net, copy.deepcopy(net))
+    fresh.param_groups[0]["lr"].mul_(10)
+    assert live.param_groups[0]["lr"] == pytest.approx(0.01)
+
+
+def test_the_wrapper_of_lightning_is_unwrapped():
+    optimizer_module = pytest.importorskip("lightning.pytorch.core.optimizer")
+    net = nn.Linear(6, 2)
+    wrapped = optimizer_module.LightningOptimizer(torch.optim.AdamW(net.parameters(), lr=0.02))
+    fresh = fresh_optimizer(wrapped, net, copy.deepcopy(net))
+    assert type(fresh) is torch.optim.AdamW
+    assert fresh.param_groups[0]["lr"] == 0.02
+
+
 @settings(max_examples=15, deadline=None)
 @given(st.integers(0, 10_000), st.integers(1, 5))
 def test_targets_are_a_standardised_function_of_inputs_and_seed(seed, outputs):
