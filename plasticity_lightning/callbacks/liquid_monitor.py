@@ -1,7 +1,7 @@
 """What a liquid does, in TensorBoard: branching factor, firing rates, weights by synapse type, a raster and the network in 3-D.
 
-Works on any LightningModule that offers `protocols.HasLiquid`. It records a few validation items with every spike kept, on the CPU, when an epoch
-has changed the weights and at the end of training, and reports once more when features have been collected.
+Works on any LightningModule that offers `protocols.HasLiquid`. It records a few validation items with every spike kept at the end of
+each epoch that has changed the weights, once a validation batch has been seen.
 """
 
 from __future__ import annotations

@@ -167,7 +167,7 @@ class NALSM(pl.LightningModule):
 
     @property
     def liquid(self) -> Liquid:
-        """The network, its weights as they were drawn; the current ones are `weight`."""
+        """The network with its current weights, rounded to float32; the exact ones are `weight`."""
         return Liquid(
             self.n_inputs,
             self.n_neurons,
@@ -191,10 +191,10 @@ class NALSM(pl.LightningModule):
         elif self.phase == "features":
             self._extract(batch, "train")
         elif self.phase == "readout":
+            self.modulation = None  # nothing is simulated any more
             self._advance_readout()
-        cast(
-            LightningOptimizer, self.optimizers()
-        ).step()  # nothing to optimise by gradient; counts the step for schedules and checkpoints
+        # nothing to optimise by gradient; counts the step for schedules and checkpoints
+        cast(LightningOptimizer, self.optimizers()).step()
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
         """Skip the rest of the epoch once the readout is done."""
@@ -326,7 +326,8 @@ class NALSM(pl.LightningModule):
         """Counts int [B, N] of a batch, simulated where the store does not know them."""
         index = batch["index"].cpu()
         missing = self.store.missing(split, index)
-        if bool(missing.any()):
+        # carried traces must pass through every item, also through those whose counts an interrupted run has kept
+        if bool(missing.any()) or (self._sequential() and self.phase == "features"):
             part = batch if bool(missing.all()) or self._sequential() else _subset(batch, missing)
             activity = self._simulate_features(part, split)
             self.store.add(split, part["index"].cpu(), part["label"].cpu(), activity.counts)

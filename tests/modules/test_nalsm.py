@@ -130,6 +130,14 @@ def test_finished_chunks_outlive_a_lost_checkpoint(tmp_path: Path) -> None:
     assert torch.equal(model.readout_weight, again.readout_weight)
 
 
+def test_carried_traces_pass_through_items_whose_counts_are_kept(tmp_path: Path) -> None:
+    first, again = module(carry_trace="both"), module(carry_trace="both")
+    for model in (first, again):  # the second finds all counts in the store
+        trainer(tmp_path, AstrocyteFeedback()).fit(model, data())
+    assert float(first.trace.sum()) > 0
+    assert torch.equal(first.trace, again.trace)
+
+
 def test_checkpoint_restores_network_readout_and_astrocyte(tmp_path: Path) -> None:
     model, run = (
         module(seed=3),
