@@ -9,7 +9,7 @@ import plasticity_lightning
 
 NAME = "plasticity_lightning"
 ROOT = Path(plasticity_lightning.__file__).parent
-MECHANISMS = {"measures", "sparsity", "spiking", "readouts", "control"}
+MECHANISMS = {"measures", "interventions", "sparsity", "spiking", "readouts", "control", "networks"}
 ANYWHERE = {"errors", "protocols", "schedules", "_version"}
 ALLOWED = {
     "cli": {"modules", "data", "callbacks", "runtime", "viz"} | MECHANISMS,

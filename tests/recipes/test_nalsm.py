@@ -1,19 +1,16 @@
-"""Every shipped recipe, end to end through the command line, with tiny data in the real file formats."""
+"""The NALSM recipes, end to end through the command line, with tiny data in the real file formats."""
 
 from __future__ import annotations
 
-import gzip
-import struct
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from plasticity_lightning.cli import main
 from plasticity_lightning.cli.recipes import list_recipes
 from plasticity_lightning.data import EmulatedNMNISTDataModule
 
-RECIPES = [name for name in list_recipes() if "overlays" not in name]
+RECIPES = [name for name in list_recipes() if name.startswith("nalsm/") and "overlays" not in name]
 TINY = [
     "--model.init_args.shape=[3,3,4]",
     "--model.init_args.feature_steps=60",
@@ -23,29 +20,13 @@ TINY = [
 ]
 
 
-def write_idx(path: Path, array: np.ndarray) -> None:
-    header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
-    with gzip.open(path, "wb") as file:
-        file.write(header + array.astype(np.uint8).tobytes())
-
-
 @pytest.fixture(scope="module")
-def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Sixty noisy bars as MNIST and Fashion-MNIST, and digits seen by a simulated event camera as N-MNIST files."""
-    folder = tmp_path_factory.mktemp("data")
-    rng = np.random.default_rng(0)
-    for name in ("mnist", "fashion-mnist"):
-        (folder / name).mkdir()
-        for part, n in (("train", 60), ("t10k", 20)):
-            label = np.arange(n) % 10
-            image = rng.integers(0, 20, (n, 28, 28))
-            image[np.arange(n), 2 + 2 * label] = 250
-            write_idx(folder / name / f"{part}-images-idx3-ubyte.gz", image)
-            write_idx(folder / name / f"{part}-labels-idx1-ubyte.gz", label)
+def root(image_root: Path) -> Path:
+    """The shared image files, and digits seen by a simulated event camera as N-MNIST files."""
     camera = EmulatedNMNISTDataModule(images="digits", limit_train=60, limit_test=20)
     for split in ("train", "test"):
-        camera.export(folder / "nmnist", split)
-    return folder
+        camera.export(image_root / "nmnist", split)
+    return image_root
 
 
 def overrides(name: str, root: Path) -> list[str]:

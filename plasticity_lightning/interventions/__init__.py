@@ -1,0 +1,1 @@
+"""What can be done about lost plasticity? Pure functions of weights, activations and optimiser states."""

@@ -1,0 +1,30 @@
+"""Tiny data sets in the real file formats, for the recipes of every paper."""
+
+import gzip
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+
+def write_idx(path: Path, array: np.ndarray) -> None:
+    header = struct.pack(">HBB", 0, 8, array.ndim) + struct.pack(f">{array.ndim}I", *array.shape)
+    with gzip.open(path, "wb") as file:
+        file.write(header + array.astype(np.uint8).tobytes())
+
+
+@pytest.fixture(scope="session")
+def image_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A data root: sixty noisy bars to train on and twenty to test, as MNIST and as Fashion-MNIST."""
+    folder = tmp_path_factory.mktemp("data")
+    rng = np.random.default_rng(0)
+    for name in ("mnist", "fashion-mnist"):
+        (folder / name).mkdir()
+        for part, n in (("train", 60), ("t10k", 20)):
+            label = np.arange(n) % 10
+            image = rng.integers(0, 20, (n, 28, 28))
+            image[np.arange(n), 2 + 2 * label] = 250
+            write_idx(folder / name / f"{part}-images-idx3-ubyte.gz", image)
+            write_idx(folder / name / f"{part}-labels-idx1-ubyte.gz", label)
+    return folder
