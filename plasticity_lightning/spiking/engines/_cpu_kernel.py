@@ -2,8 +2,10 @@
 
 The synaptic current obeys I <- exp(-1/tau_syn) * I; a spike of source j adds W_ij * (c_max - c_j) and sets c_j to c_max, a weight change dW
 adds dW * c_j. So one step costs the out-edges of the sources that fired plus the in-edges of the neurons that fired. Of the latter, only edges
-whose source has fired before in this sample can change (its trace is zero otherwise): a neuron's list of such edges grows as sources fire
-for the first time. Everything is float64, so that rounding does not decide a spike.
+whose source has fired before in this sample can change (its trace is zero otherwise). Their weights live in rows, one a neuron, that grow as
+sources fire for the first time: the loop over a row reads weights in order and gathers the rest from tables of 32 bytes an entry, one cache
+line for all that an edge needs of its source (`side`) or of its target (`node`). Clips are written out, since numba's min and max also test
+for NaN, and indices are unsigned, which spares a test for negative ones. Everything is float64, so that rounding does not decide a spike.
 """
 
 from __future__ import annotations
@@ -13,7 +15,30 @@ from numba import njit
 
 __all__ = ["simulate_samples"]
 
+_CURRENT, _LATER, _TRACE, _FIRED = (
+    0,
+    1,
+    2,
+    3,
+)  # columns of node: synaptic current, its plastic change, STDP trace, spike of this step
+_PUSH, _LOW, _HIGH, _C = (
+    0,
+    1,
+    2,
+    3,
+)  # columns of side: change by a postsynaptic spike, bounds of the weight, current factor
 _NEGLIGIBLE = 1e-200  # below it a decaying value is set to 0: subnormal arithmetic is a hundred times slower
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _list_source(j, source_offset, target, weight, slot, row_weight, row_source, row_end):  # type: ignore[no-untyped-def]
+    """Append the out-edges of source j to the rows of their targets."""
+    for e in range(source_offset[j], source_offset[j + 1]):
+        p = row_end[target[e]]
+        slot[e] = p
+        row_weight[p] = weight[e]
+        row_source[p] = j
+        row_end[target[e]] = p + 1
 
 
 @njit(nogil=True, cache=True)
@@ -65,22 +90,24 @@ def simulate_samples(  # type: ignore[no-untyped-def]
     resting_drive = np.zeros(n_neurons)
 
     v = np.empty(n_neurons)
-    current = np.empty(n_neurons)
-    plastic_current = np.zeros(n_neurons)
+    node = np.zeros((n_neurons, 4))
     rest = np.empty(n_neurons, dtype=np.int64)
-    fired = np.zeros(n_neurons)
     pass_up = np.ones(n_neurons)
     pass_down = np.ones(n_neurons)
     ca = np.zeros(n_neurons)
     v_in = np.empty(n_inputs)
     rest_in = np.empty(n_inputs, dtype=np.int64)
-    c = np.empty(n_sources)
     x = np.empty(n_sources)
     listed = np.empty(n_sources, dtype=np.bool_)
-    just_fired = np.zeros(n_sources, dtype=np.bool_)
-    row_edge = np.empty(n_edges, dtype=np.int32)
-    row_source = np.empty(n_edges, dtype=np.int32)
+    slot = np.empty(n_edges, dtype=np.uint32)  # place of a listed edge in the rows
+    row_weight = np.empty(n_edges)
+    row_source = np.empty(n_edges, dtype=np.uint32)
     row_end = np.empty(n_neurons, dtype=np.int64)
+    order = np.empty(n_sources, dtype=np.int64)  # listed sources
+    side = np.zeros((n_sources, 4))
+    for j in range(n_sources):
+        side[j, _LOW] = 0.0 if j < n_excitatory else -w_max
+        side[j, _HIGH] = 0.0 if n_excitatory <= j < n_neurons else w_max
     active = np.empty(n_inputs, dtype=np.int64)  # channels that carry a pulse in this sample (or a trace from the last)
     is_active = np.empty(n_inputs, dtype=np.bool_)
     spiked = np.empty(n_neurons, dtype=np.int64)
@@ -97,11 +124,12 @@ def simulate_samples(  # type: ignore[no-untyped-def]
         v_in[:] = 0.0
         rest[:] = 0
         rest_in[:] = 0
-        current[:] = resting_drive
-        c[:] = c_start
+        node[:, _CURRENT] = resting_drive
+        side[:, _C] = c_start
         is_active[:] = False
         n_active = 0
         listed[:] = False
+        n_listed = 0
         for i in range(n_neurons):
             row_end[i] = row_offset[i]
         if carry_trace:
@@ -109,16 +137,16 @@ def simulate_samples(  # type: ignore[no-untyped-def]
             for j in range(n_sources):
                 if x[j] > 0.0:
                     listed[j] = True
-                    for e in range(source_offset[j], source_offset[j + 1]):
-                        row_edge[row_end[target[e]]] = e
-                        row_source[row_end[target[e]]] = j
-                        row_end[target[e]] += 1
+                    order[n_listed] = j
+                    n_listed += 1
+                    _list_source(j, source_offset, target, w, slot, row_weight, row_source, row_end)
                     if j >= n_neurons:
                         is_active[j - n_neurons] = True
                         active[n_active] = j - n_neurons
                         n_active += 1
         else:
             x[:] = 0.0
+        node[:, _TRACE] = x[:n_neurons]
         if carry_calcium:
             ca[:] = calcium
         else:
@@ -145,8 +173,7 @@ def simulate_samples(  # type: ignore[no-untyped-def]
             for k in range(n_spiked):
                 i = spiked[k]
                 v[i] = v_reset
-                fired[i] = 1.0
-                just_fired[i] = True
+                node[i, _FIRED] = 1.0
                 sources[k] = i
                 counts[b, i] += 1
                 sensed += senses_liquid[i]
@@ -160,7 +187,6 @@ def simulate_samples(  # type: ignore[no-untyped-def]
                     rest_in[a] = refractory + 1  # one more: the loop below counts this step down
                     sources[n_sources_fired] = n_neurons + a
                     n_sources_fired += 1
-                    just_fired[n_neurons + a] = True
                     sensed_input += senses_input[a]
                 v_in[a] -= v_in[a] / tau_mem
                 rest_in[a] -= 1
@@ -171,86 +197,101 @@ def simulate_samples(  # type: ignore[no-untyped-def]
 
             if gated:
                 for i in range(n_neurons):
-                    ca[i] += fired[i] - ca[i] / tau_calcium
+                    ca[i] += node[i, _FIRED] - ca[i] / tau_calcium
                     pass_up[i] = 1.0 if theta < ca[i] < theta + delta else 0.0
                     pass_down[i] = 1.0 if theta - delta < ca[i] < theta else 0.0
 
             # deliveries, and the part of STDP that runs along the out-edges of the sources that fired
             for k in range(n_sources_fired):
                 j = sources[k]
-                gain = c_max - c[j]
-                c[j] = c_max
+                gain = c_max - side[j, _C]
+                side[j, _C] = c_max
                 begin = source_offset[j]
                 end = source_offset[j + 1]
                 if not plastic:
                     for e in range(begin, end):
-                        current[target[e]] += w[e] * gain
+                        node[target[e], _CURRENT] += w[e] * gain
                     continue
-                if j < n_excitatory:
-                    low, high, at_source, at_target = 0.0, w_max, -depression, lr * x[j]
-                elif j < n_neurons:
-                    low, high, at_source, at_target = -w_max, 0.0, lr, -depression * x[j]
+                if not listed[j]:
+                    listed[j] = True
+                    order[n_listed] = j
+                    n_listed += 1
+                    _list_source(j, source_offset, target, w, slot, row_weight, row_source, row_end)
+                if n_excitatory <= j < n_neurons:
+                    at_source, at_target = lr, -depression * x[j]
                 else:
-                    low, high, at_source, at_target = -w_max, w_max, -depression, lr * x[j]
+                    at_source, at_target = -depression, lr * x[j]
+                low = side[j, _LOW]
+                high = side[j, _HIGH]
                 c_next = c_max * c_decay
-                if gated:
-                    for e in range(begin, end):
-                        i = target[e]
-                        old = w[e]
-                        current[i] += old * gain
-                        pre = at_source * x[i]
-                        post = at_target * fired[i]
-                        change = pass_up[i] * (max(pre, 0.0) + max(post, 0.0)) + pass_down[i] * (
-                            min(pre, 0.0) + min(post, 0.0)
-                        )
-                        new = min(max(old + change, low), high)
-                        w[e] = new
-                        plastic_current[i] += (new - old) * c_next
-                else:
-                    for e in range(begin, end):
-                        i = target[e]
-                        old = w[e]
-                        current[i] += old * gain
-                        new = min(max(old + (at_source * x[i] + at_target * fired[i]), low), high)
-                        w[e] = new
-                        plastic_current[i] += (new - old) * c_next
+                for e in range(begin, end):
+                    i = target[e]
+                    p = slot[e]
+                    old = row_weight[p]
+                    node[i, _CURRENT] += old * gain
+                    pre = at_source * node[i, _TRACE]
+                    post = at_target * node[i, _FIRED]
+                    change = pre + post
+                    if gated:
+                        up = max(pre, 0.0) + max(post, 0.0)
+                        down = min(pre, 0.0) + min(post, 0.0)
+                        change = pass_up[i] * up + pass_down[i] * down
+                    new = old + change
+                    new = low if new < low else new
+                    new = high if new > high else new
+                    row_weight[p] = new
+                    node[i, _LATER] += (new - old) * c_next
 
             # integrate, then decay of the synaptic current
             for i in range(n_neurons):
-                v[i] += current[i] - v[i] / tau_mem
+                v[i] += node[i, _CURRENT] - v[i] / tau_mem
                 rest[i] -= 1
-                decayed = current[i] * c_decay
-                current[i] = (decayed if abs(decayed) > _NEGLIGIBLE else 0.0) + plastic_current[i]
-                plastic_current[i] = 0.0
+                decayed = node[i, _CURRENT] * c_decay
+                node[i, _CURRENT] = (decayed if abs(decayed) > _NEGLIGIBLE else 0.0) + node[i, _LATER]
+                node[i, _LATER] = 0.0
             for k in range(n_spiked):
                 rest[spiked[k]] = refractory
             for j in range(n_neurons):
-                c[j] = c[j] * c_decay if c[j] > _NEGLIGIBLE else 0.0
+                side[j, _C] = side[j, _C] * c_decay if side[j, _C] > _NEGLIGIBLE else 0.0
             for k in range(n_active):
                 j = n_neurons + active[k]
-                c[j] = c[j] * c_decay if c[j] > _NEGLIGIBLE else 0.0
+                side[j, _C] = side[j, _C] * c_decay if side[j, _C] > _NEGLIGIBLE else 0.0
 
             if plastic:
                 # the other part: in-edges of the neurons that fired; edges whose source fired too were dealt with above
+                for k in range(n_listed):
+                    j = order[k]
+                    side[j, _PUSH] = (-depression if n_excitatory <= j < n_neurons else lr) * x[j]
+                for k in range(n_sources_fired):
+                    side[sources[k], _PUSH] = 0.0
                 for k in range(n_spiked):
                     i = spiked[k]
-                    drive = 0.0
-                    for p in range(row_offset[i], row_end[i]):
-                        j = row_source[p]
-                        e = row_edge[p]
-                        if just_fired[j]:
+                    begin = row_offset[i]
+                    end = row_end[i]
+                    total = 0.0
+                    if gated:
+                        up = pass_up[i]
+                        down = pass_down[i]
+                        if up == 0.0 and down == 0.0:
                             continue
-                        old = w[e]
-                        inhibitory = n_excitatory <= j < n_neurons
-                        change = (-depression if inhibitory else lr) * x[j]
-                        if gated:
-                            change = pass_up[i] * max(change, 0.0) + pass_down[i] * min(change, 0.0)
-                        low = 0.0 if j < n_excitatory else -w_max
-                        high = 0.0 if inhibitory else w_max
-                        new = min(max(old + change, low), high)
-                        w[e] = new
-                        drive += (new - old) * c[j]
-                    current[i] += drive
+                        for p in range(begin, end):
+                            j = row_source[p]
+                            old = row_weight[p]
+                            new = old + (up * max(side[j, _PUSH], 0.0) + down * min(side[j, _PUSH], 0.0))
+                            new = side[j, _LOW] if new < side[j, _LOW] else new
+                            new = side[j, _HIGH] if new > side[j, _HIGH] else new
+                            row_weight[p] = new
+                            total += (new - old) * side[j, _C]
+                    else:
+                        for p in range(begin, end):
+                            j = row_source[p]
+                            old = row_weight[p]
+                            new = old + side[j, _PUSH]
+                            new = side[j, _LOW] if new < side[j, _LOW] else new
+                            new = side[j, _HIGH] if new > side[j, _HIGH] else new
+                            row_weight[p] = new
+                            total += (new - old) * side[j, _C]
+                    node[i, _CURRENT] += total
 
                 for j in range(n_neurons):
                     x[j] = x[j] * trace_decay if x[j] > _NEGLIGIBLE else 0.0
@@ -260,13 +301,8 @@ def simulate_samples(  # type: ignore[no-untyped-def]
                 for k in range(n_sources_fired):
                     j = sources[k]
                     x[j] += trace_decay * increment
-                    if not listed[j]:
-                        listed[j] = True
-                        for e in range(source_offset[j], source_offset[j + 1]):
-                            p = row_end[target[e]]
-                            row_edge[p] = e
-                            row_source[p] = j
-                            row_end[target[e]] = p + 1
+                for i in range(n_neurons):
+                    node[i, _TRACE] = x[i]
                 if modulated:
                     depression += (w_astro * (sensed - sensed_input) + b_astro - depression) / tau_astro
                 modulation[b, t] = depression
@@ -276,10 +312,12 @@ def simulate_samples(  # type: ignore[no-untyped-def]
                 b_astro *= rate_decay
 
             for k in range(n_spiked):
-                fired[spiked[k]] = 0.0
-            for k in range(n_sources_fired):
-                just_fired[sources[k]] = False
+                node[spiked[k], _FIRED] = 0.0
 
+        if carried and plastic:
+            for k in range(n_listed):
+                for e in range(source_offset[order[k]], source_offset[order[k] + 1]):
+                    w[e] = row_weight[slot[e]]
         if carry_trace:
             trace[:] = x
         if carry_calcium:

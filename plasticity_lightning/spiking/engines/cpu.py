@@ -59,6 +59,7 @@ def simulate_cpu(
     row_offset = torch.cat(
         [torch.zeros(1, dtype=torch.int64), torch.bincount(liquid.target.long(), minlength=n).cumsum(0)]
     )
+    target = liquid.target.numpy().astype(np.uint32)
     carried = weights == "carried"
 
     def run(first: int, last: int) -> None:
@@ -69,7 +70,7 @@ def simulate_cpu(
             inputs.offsets.numpy(),
             inputs.channels.numpy(),
             liquid.source_offsets().numpy(),
-            liquid.target.numpy(),
+            target,
             row_offset.numpy(),
             weight,
             carried,
