@@ -15,7 +15,7 @@ __all__ = ["GracefulStop"]
 
 
 class GracefulStop(Callback):
-    """Turns the first SIGINT or SIGTERM into an orderly end of `fit`.
+    """Turns the first SIGINT or SIGTERM into an orderly end of `fit`: after the current batch, without validation inside an epoch.
 
     Args:
         every_n_batches: how often the ranks agree on the flag, at least 1; matters only with several ranks, where it
@@ -35,6 +35,7 @@ class GracefulStop(Callback):
         self.every_n_batches = every_n_batches
         self.signal_number = 0
         self._agreed = False
+        self._val_batches: int | float | None = None
         self._previous: dict[signal.Signals, Any] = {}
 
     @property
@@ -60,10 +61,16 @@ class GracefulStop(Callback):
             trainer.fit_loop.min_epochs = None
             trainer.fit_loop.epoch_loop.min_steps = None
             trainer.should_stop = True
+            if not trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
+                # Lightning validates before it stops, which may outlast the grace period that follows a SIGTERM
+                self._val_batches = trainer.limit_val_batches
+                trainer.limit_val_batches = 0
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Give the signals back."""
         self._restore()
+        if self._val_batches is not None:
+            trainer.limit_val_batches, self._val_batches = self._val_batches, None
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Give the signals back."""

@@ -12,6 +12,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from lightning.pytorch import Trainer
 
 from plasticity_lightning.runtime import (
     AtomicCheckpoint,
@@ -22,6 +23,7 @@ from plasticity_lightning.runtime import (
     SeededSampler,
 )
 from plasticity_lightning.runtime.rng import get_rng_state, set_rng_state
+from tests.cli.toys import SignalAt, ToyData, ToyModule
 
 
 def test_the_clock_triggers_on_crossing_not_on_equality():
@@ -138,3 +140,28 @@ def test_another_number_of_ranks_is_refused_unless_allowed():
         strict.on_train_start(trainer, None)
     with pytest.warns(UserWarning, match="1 ranks"):
         loose.on_train_start(trainer, None)
+
+
+def test_a_stop_inside_an_epoch_does_not_validate():
+    class Counting(ToyModule):
+        validated = 0
+
+        def validation_step(self, batch, batch_idx):
+            self.validated += 1
+
+    stop, module = GracefulStop(), Counting()
+    trainer = Trainer(
+        max_epochs=2,
+        callbacks=[SignalAt(batch=10), stop],  # 8 batches an epoch: in the second one
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        accelerator="cpu",
+    )
+    trainer.fit(module, datamodule=ToyData())
+    assert stop.stop_requested
+    assert trainer.fit_loop.total_batch_idx + 1 == 10
+    assert module.validated == 2  # the two batches after the first epoch
+    assert trainer.limit_val_batches == 1.0
