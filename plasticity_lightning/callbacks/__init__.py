@@ -1,6 +1,29 @@
 """Shared behaviour: one Callback a file, each useful on a stranger's LightningModule."""
 
 from plasticity_lightning.callbacks.astrocyte_feedback import AstrocyteFeedback
+from plasticity_lightning.callbacks.interventions import (
+    ContinualBackprop,
+    L2Init,
+    ModuleTransform,
+    Parseval,
+    PlasticityInjection,
+    ReDo,
+    Reset,
+    ShrinkAndPerturb,
+    SoftReset,
+)
 from plasticity_lightning.callbacks.liquid_monitor import LiquidMonitor
 
-__all__ = ["AstrocyteFeedback", "LiquidMonitor"]
+__all__ = [
+    "AstrocyteFeedback",
+    "ContinualBackprop",
+    "L2Init",
+    "LiquidMonitor",
+    "ModuleTransform",
+    "Parseval",
+    "PlasticityInjection",
+    "ReDo",
+    "Reset",
+    "ShrinkAndPerturb",
+    "SoftReset",
+]
