@@ -183,7 +183,7 @@ class ActivationCollector:
 
     def _keys(self, kind: str) -> list[str]:
         due = {m for m in self._due if applies(m, kind)}
-        keys = [m for m in ("saturated", "activation_norm", "zero_grad_units") if m in due]
+        keys: list[str] = [m for m in ("saturated", "activation_norm", "zero_grad_units") if m in due]
         if due & {"ever_active", "dormant"}:
             keys.append("units")
         elif "fau" in due:
