@@ -13,6 +13,7 @@ from plasticity_lightning.callbacks.interventions import (
     SoftReset,
 )
 from plasticity_lightning.callbacks.liquid_monitor import LiquidMonitor
+from plasticity_lightning.callbacks.plasticity_monitor import PlasticityMonitor
 
 __all__ = [
     "AstrocyteFeedback",
@@ -22,6 +23,7 @@ __all__ = [
     "ModuleTransform",
     "Parseval",
     "PlasticityInjection",
+    "PlasticityMonitor",
     "ReDo",
     "Reset",
     "ShrinkAndPerturb",
