@@ -1,5 +1,6 @@
 """Figures for TensorBoard and the docs: arrays in, matplotlib figures out."""
 
+from plasticity_lightning.viz.pruning import pruning_plasticity
 from plasticity_lightning.viz.spiking import (
     accuracy_curve,
     liquid_3d,
@@ -9,4 +10,12 @@ from plasticity_lightning.viz.spiking import (
     weight_histograms,
 )
 
-__all__ = ["accuracy_curve", "liquid_3d", "modulation_trace", "raster_plot", "rate_histogram", "weight_histograms"]
+__all__ = [
+    "accuracy_curve",
+    "liquid_3d",
+    "modulation_trace",
+    "pruning_plasticity",
+    "raster_plot",
+    "rate_histogram",
+    "weight_histograms",
+]
