@@ -59,7 +59,7 @@ def layer_table(groups: Sequence[SparseParameters]) -> Table:
     values = scalars(groups)
     total = sum(mask.numel() for group in groups for mask in group.masks.values())
     living = sum(n for group in groups for n in group.living.values())
-        table.add_section()
+    table.add_section()
     table.add_row("all masked", "", f"{total:,}", f"{living:,}", f"{values['global']:.4f}", "", "")
     table.caption = (
         f"exploration rate {values['exploration_rate']:.3f}; FLOPs of dense: inference {values['inference_flops']:.1%}"
