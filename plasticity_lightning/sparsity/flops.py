@@ -9,15 +9,19 @@ Source: Evci et al. 2020, appendix H (sparse training with a dense gradient ever
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from plasticity_lightning.sparsity.selection import plain_name
+
 __all__ = [
     "WEIGHTED_LAYERS",
+    "FlopsLedger",
     "dense_gradient_step_flops",
     "inference_flops",
     "layer_positions",
@@ -63,6 +67,48 @@ def rigl_training_flops(sparse_forward: float, dense_forward: float, every: int)
     return (training_flops(sparse_forward) * every + dense_step) / (every + 1)
 
 
+class FlopsLedger:
+    """Adds up the FLOPs of training, sparse and dense, as the masks change: GraNet's cost is the sum over its schedule.
+
+    Args:
+        sizes: number of weights by layer, dense layers included.
+        positions: uses of each weight for one sample, by layer.
+    """
+
+    def __init__(self, sizes: Mapping[str, int], positions: Mapping[str, int] | None = None) -> None:
+        self.sizes = dict(sizes)
+        self.positions = dict(positions or {})
+        self.spent = 0
+        self.dense = 0
+
+    def forward(self, living: Mapping[str, int]) -> int:
+        """FLOPs of one sample's forward pass; layers that `living` leaves out are dense."""
+        return inference_flops({name: living.get(name, size) for name, size in self.sizes.items()}, self.positions)
+
+    def inference(self, living: Mapping[str, int]) -> float:
+        """Forward FLOPs relative to dense; layers that `living` leaves out are dense."""
+        return self.forward(living) / self.forward({})
+
+    def add_step(self, living: Mapping[str, int], dense_gradient: bool = False) -> None:
+        """One training step per sample with so many living weights by layer."""
+        sparse, dense = self.forward(living), self.forward({})
+        self.spent += int(dense_gradient_step_flops(sparse, dense) if dense_gradient else training_flops(sparse))
+        self.dense += int(training_flops(dense))
+
+    @property
+    def training(self) -> float:
+        """FLOPs spent so far relative to dense training of the same length; NaN before the first step."""
+        return self.spent / self.dense if self.dense else math.nan
+
+    def state_dict(self) -> dict[str, Any]:
+        """Numbers only."""
+        return {"spent": self.spent, "dense": self.dense, "positions": dict(self.positions)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`."""
+        self.spent, self.dense, self.positions = state["spent"], state["dense"], dict(state["positions"])
+
+
 def layer_positions(layer: nn.Module, inputs: Tensor, output: Tensor) -> int:
     """How often one sample uses each weight of the layer.
 
@@ -84,17 +130,21 @@ def layer_positions(layer: nn.Module, inputs: Tensor, output: Tensor) -> int:
 
 
 @contextmanager
-def watch_positions(module: nn.Module) -> Iterator[dict[str, int]]:
-    """Within the block, the first call of every weighted layer below `module` fills the dictionary.
+def watch_positions(module: nn.Module, into: Sequence[dict[str, int]] = ()) -> Iterator[dict[str, int]]:
+    """Within the block, the first call of every weighted layer below `module` is recorded.
+
+    Args:
+        module: searched with all its children.
+        into: dictionaries that receive the positions, too.
 
     Yields:
-        Positions by parameter name (`net.0.weight`); a parameter shared by several layers adds up. A layer that is
-        called several times in one forward pass counts once.
+        Positions by parameter name (`net.0.weight`, without the compiler's `_orig_mod.`); those of a parameter that
+        several layers share add up. A layer that is called several times in one forward pass counts once.
 
     Code compiled by `torch.compile` does not report: hooks inside a graph would be traced.
     """
     positions: dict[str, int] = {}
-    names = {id(parameter): name for name, parameter in module.named_parameters()}
+    names = {id(parameter): plain_name(name) for name, parameter in module.named_parameters()}
     handles = []
 
     def watch(layer: nn.Module, name: str) -> None:
@@ -105,7 +155,8 @@ def watch_positions(module: nn.Module) -> Iterator[dict[str, int]]:
             if seen or torch.compiler.is_compiling() or not args:
                 return
             seen = True
-            positions[name] = positions.get(name, 0) + layer_positions(layer, args[0], output)
+            for found in (positions, *into):
+                found[name] = found.get(name, 0) + layer_positions(layer, args[0], output)
 
         handles.append(layer.register_forward_hook(record))
 
