@@ -178,7 +178,8 @@ class SparseClassifier(LightningModule):
                 "set both through model_arguments and n_classes"
             )
         loss = self.loss(logits, label)
-        self._average(stage, "loss").update(loss.detach(), len(label))
+        # one value an item: MeanMetric ignores its weights where the check for NaN, a synchronisation, is switched off
+        self._average(stage, "loss").update(loss.detach().expand(len(label)))
         self._average(stage, "accuracy").update(logits.detach(), label)
         return loss
 
