@@ -41,10 +41,9 @@ def mask_averages(trainer: pl.Trainer, group: SparseParameters) -> None:
     An average over steps before a mask update has weights where the new mask has none; between updates it cannot get
     any. Lightning names the average `_average_model` in both callbacks and offers no public access.
     """
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[assignment]  # a private attribute is read below
-    for callback in callbacks:
-        average = getattr(callback, "_average_model", None)
+    for callback in trainer.callbacks:
+        average: Any = getattr(callback, "_average_model", None)
+        if isinstance(average, torch.optim.swa_utils.AveragedModel):
+            average = average.module
         if isinstance(average, torch.nn.Module):
-            wrapped = isinstance(average, torch.optim.swa_utils.AveragedModel)
-            module = average.module if wrapped else average
-            group.mask_copies({plain_name(name): p for name, p in module.named_parameters()})
+            group.mask_copies({plain_name(name): p for name, p in average.named_parameters()})

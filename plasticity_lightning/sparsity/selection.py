@@ -83,7 +83,7 @@ def floors_by_name(floors: Mapping[str, float], names: Iterable[str]) -> dict[st
         ValueError: if a pattern matches no name or a floor is outside [0, 1].
     """
     names = list(names)
-    result = {}
+    result: dict[str, float] = {}
     for pattern, floor in floors.items():
         matching = [name for name in names if fnmatchcase(name, pattern)]
         if not matching:
