@@ -96,7 +96,9 @@ class _StudyCLI(PlasticityCLI):
         ]
         missing = [str(path) for path in self.checkpoints if not path.is_file()]
         if missing or not given:
-            raise UserError(f"--ckpt_path {' '.join(missing)}: no such file; allowed: last, best or paths of checkpoints")
+            raise UserError(
+                f"--ckpt_path {' '.join(missing)}: no such file; allowed: last, best or paths of checkpoints"
+            )
 
     def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
         listed = [c for c in config["callbacks"] if not isinstance(c, _LEFT_OUT)]
@@ -125,9 +127,7 @@ class _StudyCLI(PlasticityCLI):
         plan = arms(config.prune_rates, config.shares, config.regenerate)
         folder = Path(config.output) if config.output else claim_run_dir(self.root / "pruning_plasticity")
         outcomes: list[Outcome] = []
-        study = run_study(
-            self.build, self.checkpoints, plan, config.epochs, config.metric, config.learning_rate
-        )
+        study = run_study(self.build, self.checkpoints, plan, config.epochs, config.metric, config.learning_rate)
         try:
             for outcome in study:
                 outcomes.append(outcome)

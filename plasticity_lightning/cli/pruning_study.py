@@ -193,16 +193,18 @@ def write_outcomes(outcomes: Sequence[Outcome], folder: Path) -> None:
 
 
 class _LearningRateWatch(Callback):
-    """Notes the learning rate at the start, and holds it there if asked to."""
+    """Counts batches, notes the learning rate at the start, and holds it there if asked to."""
 
     def __init__(self, hold: bool) -> None:
         self.hold = hold
         self.rates: list[list[float]] = []
+        self.batches = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.rates = [[float(group["lr"]) for group in o.param_groups] for o in trainer.optimizers]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        self.batches += 1
         if not self.hold:
             return
         for optimizer, rates in zip(trainer.optimizers, self.rates, strict=True):
@@ -224,9 +226,11 @@ def _run_arm(
     for stopper in trainer.callbacks:
         if isinstance(stopper, GracefulStop) and stopper.stop_requested:
             raise StudyStopped(stopper.signal_number)
-    if trainer.current_epoch < max_epochs:
+    # an epoch that the checkpoint had begun may be short; Lightning's own epoch counter runs on after max_steps
+    whole = trainer.num_training_batches
+    if whole != float("inf") and watch.batches <= (max_epochs - finished_epochs(path) - 1) * whole:
         raise UserError(
-            f"{path}: training stopped in epoch {trainer.current_epoch} of {max_epochs}; the study needs "
+            f"{path}: training stopped after {watch.batches} batches, {whole} are one epoch; the study needs "
             "continuations of equal length (no early stopping, max_steps or max_time)"
         )
     sparsity = callback.sparsity
@@ -237,7 +241,13 @@ def _measure(
     trainer: Trainer, module: LightningModule, data: LightningDataModule | None, metric: str, path: Path | None
 ) -> float:
     run = trainer.test if metric.startswith("test") else trainer.validate
-    logged = {name: value for part in run(module, datamodule=data, ckpt_path=path, verbose=False) for name, value in part.items()}
+    logged = {
+        name: value
+        for part in run(module, datamodule=data, ckpt_path=path, verbose=False)
+        for name, value in part.items()
+    }
     if metric not in logged:
-        raise UserError(f"metric {metric!r} is not logged; logged: {', '.join(sorted(logged)) or 'nothing'}{nearest(metric, logged)}")
+        raise UserError(
+            f"metric {metric!r} is not logged; logged: {', '.join(sorted(logged)) or 'nothing'}{nearest(metric, logged)}"
+        )
     return float(logged[metric])

@@ -222,7 +222,11 @@ def read_image(
             image = file.convert("RGB")
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         raise DataFormatError(f"{path}: not a readable image ({error}).") from None
-    box = center_box(*image.size, image_size, resize) if crop is None else random_resized_box(*image.size, *crop)
+    if crop is None:
+        box = center_box(*image.size, image_size, resize)
+    else:
+        scale, ratio, generator = crop
+        box = random_resized_box(*image.size, scale, ratio, generator)
     pixels = np.asarray(image.resize((image_size, image_size), Image.Resampling.BILINEAR, box=box)).transpose(2, 0, 1)
     mirrored = crop is not None and bool(torch.rand((), generator=crop[2]) < 0.5)
     return pixels[:, :, ::-1] if mirrored else pixels

@@ -96,7 +96,9 @@ class SparseClassifier(LightningModule):
                 for stage in ("train", "val", "test")
             }
         )
-        self.averages.update({f"{stage}_loss": MeanMetric(nan_strategy="disable") for stage in ("train", "val", "test")})
+        self.averages.update(
+            {f"{stage}_loss": MeanMetric(nan_strategy="disable") for stage in ("train", "val", "test")}
+        )
         self._warmup_batches = 0
 
     def forward(self, image: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ small benchmark of pruning); the convolutional net is this package's own.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -67,7 +68,7 @@ def lenet_300_100(n_inputs: int = 784, n_classes: int = 10, widths: Sequence[int
     if min(sizes) < 1:
         raise ValueError(f"n_inputs={n_inputs}, widths={list(widths)} and n_classes={n_classes} must be positive")
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in zip(sizes[:-1], sizes[1:], strict=True):
+    for before, after in pairwise(sizes):
         layers += [nn.Linear(before, after), nn.ReLU()]
     return nn.Sequential(*layers[:-1])
 

@@ -153,7 +153,9 @@ def test_moments_of_pruned_weights_are_cleared(tmp_path):
                 self.others = bool((state["exp_avg"][~zero] != 0).all())
 
     check = AtStart()
-    trainer(tmp_path, OneShotPruning(0.5), check, epochs=2).fit(Stranger(adam=True), loader(), ckpt_path=tmp_path / "a.ckpt")
+    trainer(tmp_path, OneShotPruning(0.5), check, epochs=2).fit(
+        Stranger(adam=True), loader(), ckpt_path=tmp_path / "a.ckpt"
+    )
     assert check.cleared
     assert check.others
 
@@ -193,7 +195,10 @@ def test_hooks_are_gone_afterwards_and_after_an_exception(tmp_path):
 
 @pytest.mark.parametrize(
     ("arguments", "fault"),
-    [({"rate": 1.0}, r"rate must lie in \[0, 1\), got 1.0"), ({"rate": 0.5, "share": "unifrom"}, "share must be one of")],
+    [
+        ({"rate": 1.0}, r"rate must lie in \[0, 1\), got 1.0"),
+        ({"rate": 0.5, "share": "unifrom"}, "share must be one of"),
+    ],
 )
 def test_impossible_arguments_are_named(arguments, fault):
     with pytest.raises(ValueError, match=fault):

@@ -1,6 +1,5 @@
 """The classifier: its loss, metrics, schedules, groups; any network; errors."""
 
-
 import lightning.pytorch as pl
 import pytest
 import torch

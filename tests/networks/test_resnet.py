@@ -3,7 +3,14 @@
 import pytest
 import torch
 
-from plasticity_lightning.networks.resnet import BasicBlock, Bottleneck, ResNet, cifar_resnet20, cifar_resnet50, resnet50
+from plasticity_lightning.networks.resnet import (
+    BasicBlock,
+    Bottleneck,
+    ResNet,
+    cifar_resnet20,
+    cifar_resnet50,
+    resnet50,
+)
 
 
 def parameters(network):
@@ -27,7 +34,13 @@ def test_imagenet_resnet50_has_torchvisions_parameters_and_names():
     network = resnet50()
     assert parameters(network) == 25_557_032
     names = set(network.state_dict())
-    assert {"conv1.weight", "bn1.running_mean", "layer1.0.downsample.0.weight", "layer4.2.bn3.weight", "fc.bias"} <= names
+    assert {
+        "conv1.weight",
+        "bn1.running_mean",
+        "layer1.0.downsample.0.weight",
+        "layer4.2.bn3.weight",
+        "fc.bias",
+    } <= names
     assert len(names) == 320  # of torchvision.models.resnet50
 
 

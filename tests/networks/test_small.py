@@ -35,5 +35,5 @@ def test_small_conv_net_has_the_parameters_and_multiply_adds_of_its_docstring():
     ],
 )
 def test_impossible_sizes_are_refused(build):
-    with pytest.raises(ValueError, match="must be positive|one entry for each stage"):
+    with pytest.raises(ValueError, match=r"must be positive|one entry for each stage"):
         build()

@@ -46,7 +46,9 @@ def root(image_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Fashion-MNIST, CIFAR-10 and -100 batches and ImageNet's folders, with a handful of images each."""
     folder = tmp_path_factory.mktemp("granet")
     (folder / "fashion-mnist").symlink_to(image_root / "fashion-mnist")
-    cifar(folder / "cifar-10-batches-py", "labels", 10, {**{f"data_batch_{i}": 6 for i in range(1, 6)}, "test_batch": 8})
+    cifar(
+        folder / "cifar-10-batches-py", "labels", 10, {**{f"data_batch_{i}": 6 for i in range(1, 6)}, "test_batch": 8}
+    )
     cifar(folder / "cifar-100-python", "fine_labels", 100, {"train": 30, "test": 8, "meta": 1})
     for split, n in (("train", 8), ("val", 3)):
         for label, name in enumerate(("n01440764", "n01443537")):
