@@ -13,7 +13,9 @@ from plasticity_lightning.callbacks.interventions import (
     SoftReset,
 )
 from plasticity_lightning.callbacks.liquid_monitor import LiquidMonitor
+from plasticity_lightning.callbacks.one_shot_pruning import OneShotPruning
 from plasticity_lightning.callbacks.plasticity_monitor import PlasticityMonitor
+from plasticity_lightning.callbacks.prune_regrow import PruneRegrowScheduler
 
 __all__ = [
     "AstrocyteFeedback",
@@ -21,9 +23,11 @@ __all__ = [
     "L2Init",
     "LiquidMonitor",
     "ModuleTransform",
+    "OneShotPruning",
     "Parseval",
     "PlasticityInjection",
     "PlasticityMonitor",
+    "PruneRegrowScheduler",
     "ReDo",
     "Reset",
     "ShrinkAndPerturb",

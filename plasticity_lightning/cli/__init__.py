@@ -19,6 +19,7 @@ _COMMANDS = {
     "test": "one pass over the test data",
     "predict": "predictions for the prediction data",
     "diagnose": "measures of plasticity of a checkpoint, layer by layer",
+    "pruning-plasticity": "prune checkpoints, continue training, compare with the unpruned network",
     "recipes": "list the shipped recipes",
 }
 
@@ -47,11 +48,16 @@ def main(args: list[str] | None = None) -> int:
     except UserError as error:
         print(f"plasticity: error: {error}", file=sys.stderr)
         return 2
+    # torch and Lightning are imported below: seconds
     if args[0] == "diagnose":
         from plasticity_lightning.cli.diagnose import diagnose
 
         return diagnose(args[1:], recipe=name)
-    from plasticity_lightning.cli.app import run  # imports torch and Lightning: seconds
+    if args[0] == "pruning-plasticity":
+        from plasticity_lightning.cli import pruning_plasticity
+
+        return pruning_plasticity.run(args, recipe=name)
+    from plasticity_lightning.cli.app import run
 
     return run(args, recipe=name)
 
@@ -61,7 +67,7 @@ def _help() -> str:
         "usage: plasticity COMMAND --config RECIPE [--config OVERLAY ...] [options]",
         "",
         "commands:",
-        *(f"  {name:<10}{text}" for name, text in _COMMANDS.items()),
+        *(f"  {name:<20}{text}" for name, text in _COMMANDS.items()),
         "",
         "RECIPE is a YAML file or the name of a shipped recipe, as `plasticity recipes` lists them.",
         "Several configs merge from left to right; flags such as --trainer.max_epochs 3 come last.",

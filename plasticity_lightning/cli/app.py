@@ -108,9 +108,10 @@ class PlasticityCLI(LightningCLI):
     Args:
         args: arguments with the command first.
         recipe: name for the run folder; None takes the name of the model class.
+        trainer_class: Trainer, or one with further methods that serve as commands.
     """
 
-    def __init__(self, args: list[str], recipe: str | None = None) -> None:
+    def __init__(self, args: list[str], recipe: str | None = None, trainer_class: type[Trainer] = Trainer) -> None:
         self.recipe = recipe
         self.exit_status = 0
         self.run_dir: Path | None = None
@@ -123,6 +124,7 @@ class PlasticityCLI(LightningCLI):
             auto_configure_optimizers=False,
             save_config_callback=RunConfig,
             save_config_kwargs={"save_to_log_dir": False},
+            trainer_class=trainer_class,
             parser_class=PlasticityParser,
             parser_kwargs={"prog": "plasticity"},
             seed_everything_default=1,

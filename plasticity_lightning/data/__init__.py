@@ -10,6 +10,7 @@ from plasticity_lightning.data.event_camera import EventCamera
 from plasticity_lightning.data.event_datamodule import EventDataModule
 from plasticity_lightning.data.events import NMNISTDataModule
 from plasticity_lightning.data.image_datamodule import ImageClassificationDataModule, ImageFiles
+from plasticity_lightning.data.image_folder import ImageFolderDataModule
 from plasticity_lightning.data.images import (
     CIFAR10DataModule,
     CIFAR100DataModule,
@@ -33,6 +34,7 @@ __all__ = [
     "FashionMNISTDataModule",
     "ImageClassificationDataModule",
     "ImageFiles",
+    "ImageFolderDataModule",
     "MNISTDataModule",
     "NMNISTDataModule",
     "bin_events",

@@ -6,7 +6,7 @@ and Fashion-MNIST apart, whose files have the same names.
 
 from plasticity_lightning.data.sources import Layout, RemoteFile, Source
 
-__all__ = ["CIFAR10", "CIFAR100", "FASHION_MNIST", "MNIST", "NMNIST", "TEST_LABEL_FINGERPRINTS"]
+__all__ = ["CIFAR10", "CIFAR100", "FASHION_MNIST", "IMAGENET", "MNIST", "NMNIST", "TEST_LABEL_FINGERPRINTS"]
 
 TEST_LABEL_FINGERPRINTS = {
     "073c3904dfbd3e141ff8aa01cfde6b15": "MNIST",
@@ -115,6 +115,14 @@ CIFAR100 = Source(
     ),
     how_to_get="put cifar-100-python.tar.gz (the data set's python version), or the folder cifar-100-python extracted "
     "from it, into a folder `cifar100`.",
+)
+
+IMAGENET = Source(
+    title="ImageNet (images in class folders)",
+    folders=("imagenet", "imagenet2012", "ilsvrc2012", "imagenet/ILSVRC/Data/CLS-LOC"),
+    layouts=(Layout("folder", {"train": ("train",), "val": ("val",)}),),
+    how_to_get="it has to be obtained by hand (https://image-net.org); put the images into train/CLASS/ and val/CLASS/ "
+    "of a folder `imagenet`, or give the folder that holds `train` and `val` as root.",
 )
 
 NMNIST = Source(

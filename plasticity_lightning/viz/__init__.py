@@ -1,6 +1,7 @@
 """Figures for TensorBoard and the docs: arrays in, matplotlib figures out."""
 
 from plasticity_lightning.viz.plasticity import layer_heat_map
+from plasticity_lightning.viz.pruning import pruning_plasticity
 from plasticity_lightning.viz.spiking import (
     accuracy_curve,
     liquid_3d,
@@ -15,6 +16,7 @@ __all__ = [
     "layer_heat_map",
     "liquid_3d",
     "modulation_trace",
+    "pruning_plasticity",
     "raster_plot",
     "rate_histogram",
     "weight_histograms",

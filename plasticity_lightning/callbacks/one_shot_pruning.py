@@ -1,0 +1,195 @@
+"""Prunes a network once by magnitude when training starts or goes on, then keeps the masks.
+
+With regeneration it grows, at the first optimizer step, as many connections in each layer as it has pruned there, where
+the dense gradient of the pruned network is largest: the intervention whose effect is called pruning plasticity. Works
+on any LightningModule; the parameters keep their names.
+
+Source: Liu et al. 2021, "Sparse Training via Boosting Pruning Plasticity with Neuroregeneration", and the options
+`prune_uniform`, `prune_global`, `prune_and_grow_uniform` and `prune_and_grow_global` of its published code.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from plasticity_lightning.sparsity.allocation import global_masks
+from plasticity_lightning.sparsity.criteria import drop
+from plasticity_lightning.sparsity.growth import grow
+from plasticity_lightning.sparsity.masks import count, density, pack, unpack
+from plasticity_lightning.sparsity.selection import select_parameters
+
+__all__ = ["OneShotPruning", "PruneShare", "one_shot_masks"]
+
+PruneShare = Literal["uniform", "global"]
+
+
+def one_shot_masks(weights: dict[str, Tensor], rate: float, share: PruneShare) -> dict[str, Tensor]:
+    """Masks that keep the largest of the weights that are not 0.
+
+    Args:
+        weights: by name, [out, in, ...]; zeros count as pruned before.
+        rate: share of the others to prune, in [0, 1]; ceil(rate * others) go.
+        share: `"uniform"` prunes that share of each layer, `"global"` of all layers together.
+
+    Returns:
+        Bool masks by name.
+    """
+    living = {name: weight.detach() != 0 for name, weight in weights.items()}
+    if share == "uniform":
+        return {name: drop("magnitude", weight.detach(), living[name], rate) for name, weight in weights.items()}
+    total = sum(count(mask) for mask in living.values())
+    keep = total - math.ceil(rate * total - 1e-9 * total)  # 0.9 of 10 is 9, whatever its last bit says
+    return global_masks({name: weight.detach().abs() for name, weight in weights.items()}, keep, living)
+
+
+class OneShotPruning(Callback):
+    """One-shot magnitude pruning at the start of `fit` (also a resumed one), with or without regeneration.
+
+    Weights that are 0 then are taken for pruned already, so that a sparse checkpoint stays sparse; `rate=0` only keeps
+    those. Used with `validate` or `test`, it prunes before the evaluation. Moments of the optimizer are pruned with
+    the weights; grown weights start at 0. On a dense checkpoint regeneration brings back every pruned connection, at
+    weight 0; a choice by gradient exists only where there were zeros before.
+
+    Args:
+        rate: share of the living weights to prune, in [0, 1).
+        share: `"uniform"`: that share of each layer, `"global"`: of all layers together.
+        regenerate: grow as many in each layer, by the gradient of the first optimizer step.
+        include: patterns of parameter names; None takes all weights of Linear and convolution layers.
+        exclude: patterns of names to leave dense.
+        name: distinguishes several of these callbacks in one checkpoint.
+
+    Raises:
+        ValueError: if `rate` or `share` is not allowed.
+        MisconfigurationException: at the start, if nothing can be pruned.
+    """
+
+    def __init__(
+        self,
+        rate: float,
+        share: PruneShare = "global",
+        regenerate: bool = False,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        name: str | None = None,
+    ) -> None:
+        if not 0 <= rate < 1:
+            raise ValueError(f"rate must lie in [0, 1), got {rate}")
+        if share not in get_args(PruneShare):
+            raise ValueError(f"share must be one of {', '.join(get_args(PruneShare))}, got {share!r}")
+        self.rate, self.share, self.regenerate = rate, share, regenerate
+        self.include, self.exclude, self.name = include, exclude, name
+        self.masks: dict[str, Tensor] = {}
+        self._to_grow: dict[str, int] = {}
+        self._parameters: dict[str, nn.Parameter] = {}
+        self._loaded: dict[str, Any] | None = None
+        self._handles: list[RemovableHandle] = []
+
+    @property
+    def state_key(self) -> str:
+        """One state per name."""
+        return self._generate_state_key(name=self.name)
+
+    @property
+    def sparsity(self) -> float:
+        """Share of zeros among the masked weights, in [0, 1]; NaN before anything is pruned."""
+        return 1 - density(self.masks.values())
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prune, or take the masks of the checkpoint up again; keep them from now on."""
+        self._find(pl_module)
+        if self._loaded is None:
+            self._prune(trainer.optimizers)
+        else:
+            self._restore(self._loaded)
+        for optimizer in trainer.optimizers:
+            self._handles.append(optimizer.register_step_post_hook(self._after_step))
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Grow where the first gradient is largest; gradients are complete and not yet clipped here."""
+        if not self._to_grow:
+            return
+        owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
+        for name in [n for n in self._to_grow if id(self._parameters[n]) in owned]:
+            gradient = self._parameters[name].grad
+            if gradient is not None:
+                self.masks[name] = grow(self.masks[name], self._to_grow.pop(name), gradient.detach().abs())
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Prune before `Trainer.validate` and `Trainer.test`; inside `fit` training has its own start."""
+        if not trainer.fit_loop.restarting and trainer.state.fn != "fit" and not self.masks:
+            self._find(pl_module)
+            self._prune([])
+
+    on_test_start = on_validation_start
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks, eight entries a byte, and how many connections still wait for the first gradient."""
+        if not self.masks:
+            return self._loaded or {}
+        return {"masks": {name: pack(mask) for name, mask in self.masks.items()}, "to_grow": dict(self._to_grow)}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until the parameters are known."""
+        self._loaded = state_dict or None
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Remove the hooks."""
+        self._remove_hooks()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Remove the hooks: Lightning calls no teardown after an exception."""
+        self._remove_hooks()
+
+    def _find(self, pl_module: pl.LightningModule) -> None:
+        try:
+            self._parameters = select_parameters(pl_module, include=self.include, exclude=self.exclude)
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
+
+    def _prune(self, optimizers: Sequence[Optimizer]) -> None:
+        before = {name: count(parameter.detach() != 0) for name, parameter in self._parameters.items()}
+        self.masks = one_shot_masks(dict(self._parameters), self.rate, self.share)
+        if self.regenerate:
+            pruned = {name: before[name] - count(mask) for name, mask in self.masks.items()}
+            self._to_grow = {name: n for name, n in pruned.items() if n}
+        self._apply()
+        for optimizer in optimizers:
+            for name, parameter in self._parameters.items():
+                for value in optimizer.state.get(parameter, {}).values():
+                    if isinstance(value, Tensor) and value.shape == parameter.shape:
+                        value.mul_(self.masks[name])
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        if state["masks"].keys() != self._parameters.keys():
+            raise MisconfigurationException(
+                f"the checkpoint holds masks of {sorted(state['masks'])[:5]} ..., this module has "
+                f"{sorted(self._parameters)[:5]} ...; resume with the same include and exclude"
+            )
+        for name, parameter in self._parameters.items():
+            self.masks[name] = unpack(state["masks"][name].to(parameter.device), parameter.shape)
+        self._to_grow, self._loaded = dict(state["to_grow"]), None
+
+    def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._apply()
+
+    @torch.no_grad()
+    def _apply(self) -> None:
+        for name, parameter in self._parameters.items():
+            parameter.mul_(self.masks[name])
+
+    def _remove_hooks(self) -> None:
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []

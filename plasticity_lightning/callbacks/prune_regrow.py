@@ -1,0 +1,338 @@
+"""Sparse training of any LightningModule: prunes, drops and regrows weights while it trains.
+
+One Callback for GraNet, GMP, SET, RigL, RigL-ITOP, SNIP, GraSP, static and dense training; a method is a preset of
+options (`sparsity.methods`). Masks are applied in place after every optimiser step by a hook of the optimiser, so the
+module keeps its parameters, its forward pass and its state_dict keys. Source: Liu et al. 2021 (GraNet), and the
+sources in `sparsity.methods`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils.hooks import RemovableHandle
+
+from plasticity_lightning.callbacks.prune_regrow_groups import sparse_groups, training_length, warn_if_uncounted
+from plasticity_lightning.callbacks.prune_regrow_report import Report
+from plasticity_lightning.callbacks.prune_regrow_scoring import hessian_gradients
+from plasticity_lightning.callbacks.prune_regrow_sync import assert_equal_on_all_ranks, mask_averages
+from plasticity_lightning.schedules import ScheduleName
+from plasticity_lightning.sparsity.allocation import AllocationName
+from plasticity_lightning.sparsity.criteria import DropName, ScoreName
+from plasticity_lightning.sparsity.flops import watch_positions
+from plasticity_lightning.sparsity.growth import GrowName
+from plasticity_lightning.sparsity.methods import InitName, MethodName, Moment, make_method
+from plasticity_lightning.sparsity.plan import resolve
+from plasticity_lightning.sparsity.selection import LayerPolicy, select_parameters
+from plasticity_lightning.sparsity.sparse_parameters import MaskMoments, SparseParameters
+from plasticity_lightning.sparsity.update import PruneScope
+
+__all__ = ["PruneRegrowScheduler"]
+
+
+class PruneRegrowScheduler(Callback):
+    """Masks weights and moves the masks while training; the method is a preset whose options can each be overridden.
+
+    Each optimiser has its own masks, its own step counter and its own budget: "global" means over the masked weights of
+    one optimiser. Only parameters that an optimiser updates are masked, so target networks are left alone.
+
+    Args:
+        method: preset: granet, granet_s2s, gmp, rigl, rigl_itop, set, snip, grasp, static_erk, static_random or dense.
+        sparsity: share of zeros among the masked weights at the end, in [0, 1).
+        initial_sparsity: at the start; None takes the preset's.
+        every: optimiser steps between updates of the masks, at least 1.
+        init_by: initial masks by random, magnitude, nonzero (keep the zeros that are there), snip or grasp.
+        allocation: layers' shares of the initial masks: uniform, er, erk or global.
+        prune: layers' shares in gradual pruning: global, uniform, er, erk or none.
+        prune_by: criterion of gradual pruning: magnitude, taylor or random.
+        prune_schedule: of the sparsity: cubic, linear or cosine.
+        prune_start: a fraction of training (0.1) or "1000 steps" or "5 epochs".
+        prune_end: likewise.
+        drop_by: what regeneration removes: magnitude, taylor, random, sign or threshold.
+        drop_threshold: of the criterion threshold.
+        grow_by: what it grows: gradient, momentum, random or none.
+        prune_rate: share of each layer's weights that it replaces, at the start.
+        prune_rate_final: at the end.
+        prune_rate_schedule: cosine, linear, cubic or constant.
+        regrow_start: as `prune_start`.
+        regrow_end: likewise.
+        structure: "n:m" (at most n of m consecutive inputs) or "fan_in" (equal for all outputs of a layer).
+        include: glob patterns of parameter names; None masks every Linear and convolution. A parameter's whole name
+            also selects one without autograd, which a local rule trains.
+        exclude: glob patterns of parameter names that stay dense.
+        types: class names of layers whose weights are masked.
+        first_layer: sparse or dense.
+        last_layer: sparse or dense.
+        min_density: by glob pattern, lowest density of single layers; not with global pruning or allocation.
+        score_batches: optimiser steps that snip and grasp measure; they are taken back (they count in
+            `trainer.global_step`).
+        mask_moments: clear the moments of absent weights at each mask `update` or after every `step`.
+        reach_final: False stops global pruning one event short of `sparsity`, as the published code does.
+        strict_threshold: remove ties together and one weight more, as the published code does.
+        bernoulli: draw random initial masks weight by weight, as the published code does.
+        total_steps: optimiser steps of the training; None asks the Trainer. Needed where it cannot know, e.g. several
+            optimiser steps per batch in manual optimisation.
+        seed: of random masks and random growth.
+        log_layers: log each layer's sparsity and an image of its mask at updates, in TensorBoard.
+        summary: print a table of the layers at the end.
+        name: tells several schedulers of one Trainer apart.
+
+    Logs:
+        `sparsity/global`, `sparsity/exploration_rate`, `sparsity/prune_rate`, `sparsity/inference_flops`,
+        `sparsity/training_flops` (both relative to dense); in TensorBoard at updates also `sparsity_layer/<name>`,
+        `sparsity_update/{pruned,dropped,grown,overlap}` and images `mask/<name>`.
+
+    Raises:
+        ValueError: if an option is unknown or out of range.
+        MisconfigurationException: at setup or start, for a strategy that shards parameters, if nothing can be masked or
+            the length of training is needed and unknown.
+    """
+
+    def __init__(
+        self,
+        method: MethodName = "granet",
+        sparsity: float = 0.9,
+        initial_sparsity: float | None = None,
+        every: int | None = None,
+        init_by: InitName | None = None,
+        allocation: AllocationName | str | None = None,
+        prune: PruneScope | str | None = None,
+        prune_by: ScoreName | None = None,
+        prune_schedule: ScheduleName | None = None,
+        prune_start: Moment | None = None,
+        prune_end: Moment | None = None,
+        drop_by: DropName | None = None,
+        drop_threshold: float | None = None,
+        grow_by: GrowName | None = None,
+        prune_rate: float | None = None,
+        prune_rate_final: float | None = None,
+        prune_rate_schedule: ScheduleName | None = None,
+        regrow_start: Moment | None = None,
+        regrow_end: Moment | None = None,
+        structure: str | None = None,
+        include: Sequence[str] | None = None,
+        exclude: Sequence[str] = (),
+        types: Sequence[str] = ("Linear", "_ConvNd"),
+        first_layer: LayerPolicy = "sparse",
+        last_layer: LayerPolicy = "sparse",
+        min_density: dict[str, float] | None = None,
+        score_batches: int = 1,
+        mask_moments: MaskMoments = "update",
+        reach_final: bool = True,
+        strict_threshold: bool = False,
+        bernoulli: bool = False,
+        total_steps: int | None = None,
+        seed: int = 0,
+        log_layers: bool = True,
+        summary: bool = True,
+        name: str | None = None,
+    ) -> None:
+        if score_batches < 1:
+            raise ValueError(f"score_batches={score_batches} must be at least 1")
+        if total_steps is not None and total_steps < 1:
+            raise ValueError(f"total_steps={total_steps} must be at least 1")
+        if mask_moments not in ("update", "step"):
+            raise ValueError(f"mask_moments must be one of update, step, got {mask_moments!r}")
+        self.method = make_method(
+            method,
+            sparsity=sparsity,
+            initial_sparsity=initial_sparsity,
+            every=every,
+            init_by=init_by,
+            allocation=allocation,
+            prune=prune,
+            prune_by=prune_by,
+            prune_schedule=prune_schedule,
+            prune_start=prune_start,
+            prune_end=prune_end,
+            drop_by=drop_by,
+            drop_threshold=drop_threshold,
+            grow_by=grow_by,
+            prune_rate=prune_rate,
+            prune_rate_final=prune_rate_final,
+            prune_rate_schedule=prune_rate_schedule,
+            regrow_start=regrow_start,
+            regrow_end=regrow_end,
+            structure=structure,
+            reach_final=reach_final,
+            strict_threshold=strict_threshold,
+            bernoulli=bernoulli,
+        )
+        if self.method.grow_by == "momentum" and self.method.regenerates and mask_moments == "step":
+            raise ValueError("grow_by='momentum' reads the momentum of absent weights; it needs mask_moments='update'")
+        if min_density and "global" in (self.method.prune, self.method.allocation):
+            raise ValueError(
+                f"min_density={min_density} needs layer-wise counts: set prune and allocation to uniform, er or erk"
+            )
+        self.selection: dict[str, Any] = {
+            "include": include,
+            "exclude": exclude,
+            "types": types,
+            "first_layer": first_layer,
+            "last_layer": last_layer,
+        }
+        self.min_density = dict(min_density or {})
+        self.score_batches, self.mask_moments = score_batches, mask_moments
+        self.total_steps, self.seed, self.name = total_steps, seed, name
+        self.groups: list[SparseParameters] = []
+        self.report = Report(log_layers, summary)
+        self._handles: list[RemovableHandle] = []
+        self._watch = ExitStack()
+        self._watching = False
+        self._loaded: dict[str, Any] | None = None
+
+    @property
+    def state_key(self) -> str:
+        """One key per name, so that several schedulers can serve one Trainer."""
+        return self._generate_state_key(name=self.name)
+
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Bool masks by parameter name; empty before training starts."""
+        return {name: mask for group in self.groups for name, mask in group.masks.items()}
+
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Refuse what cannot work, before anything runs."""
+        if stage != "fit":
+            return
+        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+            raise MisconfigurationException(
+                f"PruneRegrowScheduler needs whole parameters on every rank; {type(trainer.strategy).__name__} is not "
+                "known to keep them whole (FSDP, DeepSpeed and tensor parallelism shard them). Use one device or ddp"
+            )
+        if self.method.init_by == "grasp" and self.method.scores_batches and not pl_module.automatic_optimization:
+            raise MisconfigurationException(
+                "init_by='grasp' differentiates the loss that training_step returns; manual optimisation returns none. "
+                "Use init_by='snip'"
+            )
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Find each optimiser's weights, make or restore their masks, register the hooks."""
+        self._remove_hooks()
+        try:
+            selected = select_parameters(pl_module, **self.selection)
+            self.groups = sparse_groups(
+                trainer,
+                pl_module,
+                selected,
+                plan=resolve(self.method, *training_length(trainer, self.total_steps)),
+                required=self.selection["include"] or (),
+                min_density=self.min_density,
+                seed=self.seed,
+                mask_moments=self.mask_moments,
+                score_batches=self.score_batches,
+            )
+            self._start()
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
+        for group in self.groups:
+            self._handles += [
+                group.optimizer.register_step_pre_hook(self._before(group)),
+                group.optimizer.register_step_post_hook(self._after(group, trainer)),
+            ]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Mask running averages, and watch one forward pass for the FLOPs."""
+        for group in self.groups:
+            mask_averages(trainer, group)
+        self.report.start()
+        if not any(group.flops.positions for group in self.groups):
+            self._watching = True
+            self._watch.enter_context(watch_positions(pl_module, [group.flops.positions for group in self.groups]))
+
+    def on_train_batch_start(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
+    ) -> None:
+        """GraSP: the Hessian-gradient product of this batch, while batches are scored."""
+        for group in self.groups:
+            if group.scoring_left and self.method.init_by == "grasp":
+                group.add_scores(hessian_gradients(trainer, pl_module, batch, batch_idx, group.parameters))
+
+    def on_before_optimizer_step(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
+    ) -> None:
+        """Keep the gradient, unscaled, accumulated and not yet clipped, if the coming step changes the masks."""
+        for group in self.groups:
+            if group.optimizer is getattr(optimizer, "optimizer", optimizer):  # LightningOptimizer wraps it
+                group.before_step()
+
+    def on_train_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Log at the Trainer's cadence and after updates."""
+        if self._watching:
+            self._watching = False
+            self._watch.close()
+            warn_if_uncounted(pl_module, self.groups)
+        self.report.log(trainer, pl_module, self.groups, batch_idx)
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Print the table."""
+        if trainer.is_global_zero:
+            self.report.table(self.groups)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks, counters, random states and FLOPs of every optimiser's group."""
+        if not self.groups:
+            return self._loaded or {}
+        return {"groups": [group.state_dict() for group in self.groups]}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keep the state until the optimisers exist."""
+        self._loaded = state_dict or None
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Remove the hooks."""
+        self._remove_hooks()
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Remove the hooks: Lightning calls no teardown after an exception."""
+        self._remove_hooks()
+
+    def _start(self) -> None:
+        loaded, self._loaded = self._loaded, None
+        if loaded is None:
+            for group in self.groups:
+                group.initialise()
+            return
+        if len(loaded["groups"]) != len(self.groups):
+            raise ValueError(
+                f"the checkpoint holds masks for {len(loaded['groups'])} optimisers, this run has {len(self.groups)}"
+            )
+        for group, state in zip(self.groups, loaded["groups"], strict=True):
+            group.load_state_dict(state)
+
+    def _before(self, group: SparseParameters) -> Callable[..., None]:
+        def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            # with a closure the gradient is computed inside the step; Lightning then calls on_before_optimizer_step
+            if not args and kwargs.get("closure") is None:
+                group.before_step(overwrite=False)
+
+        return hook
+
+    def _after(self, group: SparseParameters, trainer: pl.Trainer) -> Callable[..., None]:
+        def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            scored = group.scoring_left == 1
+            update = group.after_step()
+            if update is None and not scored:
+                return
+            assert_equal_on_all_ranks(group, trainer)
+            mask_averages(trainer, group)
+            if update is not None:
+                self.report.note(update)
+
+        return hook
+
+    def _remove_hooks(self) -> None:
+        self._watch.close()
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []

@@ -1,0 +1,79 @@
+"""Any network from a recipe: one of the package's by its short name, or a stranger's by import path.
+
+`build_network("cifar_resnet50", {"n_classes": 100})`, `build_network("timm.create_model", {"model_name": "resnet18"})`
+and `build_network("torchvision.models.resnet18", {"num_classes": 10})` are calls of one kind.
+"""
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch import nn
+
+from plasticity_lightning.networks.resnet import cifar_resnet20, cifar_resnet50, resnet50
+from plasticity_lightning.networks.small import lenet_300_100, small_conv_net
+from plasticity_lightning.networks.vgg import vgg19
+
+__all__ = ["NETWORKS", "build_network"]
+
+NETWORKS: dict[str, Callable[..., nn.Module]] = {
+    "cifar_resnet20": cifar_resnet20,
+    "cifar_resnet50": cifar_resnet50,
+    "lenet_300_100": lenet_300_100,
+    "resnet50": resnet50,
+    "small_conv_net": small_conv_net,
+    "vgg19": vgg19,
+}
+
+
+def build_network(name: str, arguments: Mapping[str, Any] | None = None) -> nn.Module:
+    """Build a network.
+
+    Args:
+        name: key of `NETWORKS`, or the import path of a class or function that returns an `nn.Module`.
+        arguments: its keyword arguments.
+
+    Returns:
+        The network.
+
+    Raises:
+        ValueError: if there is no such name or path, the arguments do not fit, or what is returned is no module.
+    """
+    arguments = dict(arguments or {})
+    factory = NETWORKS[name] if name in NETWORKS else _imported(name)
+    _check_arguments(name, factory, arguments)
+    network = factory(**arguments)
+    if not isinstance(network, nn.Module):
+        raise ValueError(f"model={name!r} returned a {type(network).__name__}; it must return a torch.nn.Module")
+    return network
+
+
+def _imported(path: str) -> Callable[..., Any]:
+    module_name, dot, attribute = path.rpartition(".")
+    if not dot:
+        near = difflib.get_close_matches(path, NETWORKS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"model={path!r}: allowed are {', '.join(sorted(NETWORKS))} or an import path such as "
+            f"'timm.create_model'{hint}"
+        )
+    try:
+        factory = getattr(importlib.import_module(module_name), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"model={path!r} cannot be imported: {error}") from error
+    if not callable(factory):
+        raise ValueError(f"model={path!r} is a {type(factory).__name__}; it must be a class or a function")
+    return factory
+
+
+def _check_arguments(name: str, factory: Callable[..., Any], arguments: dict[str, Any]) -> None:
+    try:
+        signature = inspect.signature(factory)
+    except ValueError:  # written in C: it checks for itself
+        return
+    try:
+        signature.bind(**arguments)
+    except TypeError as error:
+        raise ValueError(f"model_arguments of {name}: {error}; it takes {signature}") from None

@@ -1,0 +1,296 @@
+"""The masked parameters of one optimiser: applies masks after its steps and updates them when the plan says so.
+
+The object holds what must survive from step to step (masks, step counter, random state, what has ever lived) and asks
+pure functions for every decision. It knows parameters and optimiser, not the module they belong to, so it works under
+any training loop: call `before_step` when gradients are final, `after_step` when the optimiser has stepped.
+
+Sources: Liu et al. 2021 (GraNet), Evci et al. 2020 (RigL), Lee et al. 2019 (SNIP).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from plasticity_lightning.sparsity.criteria import grasp, needs_gradient, snip
+from plasticity_lightning.sparsity.flops import FlopsLedger
+from plasticity_lightning.sparsity.initial import initial_masks
+from plasticity_lightning.sparsity.masks import count, pack, unpack
+from plasticity_lightning.sparsity.plan import Plan
+from plasticity_lightning.sparsity.update import MaskUpdate, update_masks
+
+__all__ = ["MaskMoments", "SparseParameters"]
+
+MaskMoments = Literal["update", "step"]
+_MOMENTUM = ("momentum_buffer", "exp_avg")
+
+
+class SparseParameters:
+    """Masks, and when they change, for the parameters of one optimiser.
+
+    Args:
+        optimizer: it updates all of `parameters`.
+        parameters: to mask, by name.
+        plan: what happens when.
+        seed: of random masks and random growth.
+        floors: lowest density by name under layer-wise allocation.
+        mask_moments: when momentum and Adam's moments of absent weights are set to 0: at mask `update`s, where it
+            decides how grown weights start, or after every `step`, as the published code does. Both train the same
+            weights with any optimiser that treats each weight by itself.
+        score_batches: optimiser steps that SNIP and GraSP measure before training starts; they are taken back.
+        synchronise: makes a uint8 tensor equal on all ranks, in place; called after every decision on masks.
+        flops: counts the training's FLOPs; None counts the masked weights as used once per sample.
+    """
+
+    def __init__(
+        self,
+        optimizer: Optimizer,
+        parameters: Mapping[str, nn.Parameter],
+        plan: Plan,
+        seed: int = 0,
+        floors: Mapping[str, float] | None = None,
+        mask_moments: MaskMoments = "update",
+        score_batches: int = 1,
+        synchronise: Callable[[Tensor], None] | None = None,
+        flops: FlopsLedger | None = None,
+    ) -> None:
+        self.optimizer = optimizer
+        self.parameters = dict(parameters)
+        self.plan = plan
+        self.floors = dict(floors or {})
+        self.mask_moments = mask_moments
+        self.synchronise = synchronise
+        self.flops = flops or FlopsLedger({name: p.numel() for name, p in self.parameters.items()})
+        self.generator = torch.Generator().manual_seed(seed)
+        self.step = 0
+        self.n_updates = 0
+        self.scoring_left = score_batches if plan.method.scores_batches else 0
+        self.scores: dict[str, Tensor] = {}
+        self.masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in self.parameters.items()}
+        self.ever_active = {name: torch.zeros_like(mask) for name, mask in self.masks.items()}
+        self.living: dict[str, int] = {}
+        self._gradients: dict[str, Tensor] | None = None
+        self._undo: list[tuple[Tensor, Tensor]] = []
+        self._targets: list[Tensor] = list(self.parameters.values())
+        self._multipliers: list[Tensor] = []
+
+    @torch.no_grad()
+    def initialise(self) -> None:
+        """Draw the initial masks (all ones while batches are still to be scored) and apply them."""
+        if not self.scoring_left:
+            method = self.plan.method
+            scores: dict[str, Tensor] | None = None
+            if method.scores_batches:
+                score = snip if method.init_by == "snip" else grasp
+                # a weight that no batch has used has no influence on the loss
+                scores = {
+                    name: score(p, self.scores.get(name, torch.zeros_like(p))) for name, p in self.parameters.items()
+                }
+            self.masks = initial_masks(method, self.parameters, scores, self.floors, self.generator)
+            self.scores = {}
+            self._synchronise([self.masks])
+        self._adopt()
+        self.apply()
+
+    def apply(self) -> None:
+        """Multiply weights (and moments, if asked for) by the masks, in place."""
+        with torch.no_grad():
+            torch._foreach_mul_(self._targets, self._multipliers)
+            if self.mask_moments == "step":
+                for name, multiplier in zip(self.parameters, self._multipliers, strict=True):
+                    self._mask_moments(name, multiplier)
+
+    def before_step(self, overwrite: bool = True) -> None:
+        """Copy the dense gradient if the coming step needs it: clipping and some optimisers change it in place.
+
+        Args:
+            overwrite: False keeps a copy that was taken earlier for this step.
+        """
+        if self.scoring_left:
+            if overwrite or not self._undo:
+                self._begin_scoring()  # again if a gradient scaler has skipped the step
+            return
+        if not self.plan.due(self.step + 1) or (self._gradients is not None and not overwrite):
+            return
+        if self.plan.method.needs_dense_gradient or self._taylor:
+            self._gradients = _dense_gradients(self.parameters)
+
+    def after_step(self) -> MaskUpdate | None:
+        """Apply the masks, count the step, and update the masks if it is due.
+
+        Returns:
+            The update, or None if there was none.
+        """
+        if self.scoring_left:
+            self._end_scoring()
+            return None
+        self.apply()
+        self.step += 1
+        due = self.plan.due(self.step)
+        self.flops.add_step(self.living, due and self.plan.method.needs_dense_gradient)
+        if not due:
+            return None
+        if self._gradients is None and (self.plan.method.needs_dense_gradient or self._taylor):
+            self._gradients = _dense_gradients(self.parameters)
+        update = self._update()
+        self._gradients = None
+        return update
+
+    def add_scores(self, tensors: Mapping[str, Tensor]) -> None:
+        """Add one batch's gradient (SNIP) or Hessian-gradient product (GraSP)."""
+        for name, tensor in tensors.items():
+            self.scores[name] = self.scores[name] + tensor if name in self.scores else tensor.detach().clone()
+
+    @torch.no_grad()
+    def mask_copies(self, copies: Mapping[str, Tensor]) -> None:
+        """Apply the masks to copies of the parameters (averages of weights), by name; unknown names are left out."""
+        for name, multiplier in zip(self.parameters, self._multipliers, strict=True):
+            if name in copies:
+                copies[name].mul_(multiplier.to(copies[name]))
+
+    def checksum(self) -> Tensor:
+        """An int64 number that differs (almost surely) when masks differ; computed from the multipliers in use."""
+        total = torch.zeros((), dtype=torch.int64, device=self._targets[0].device)
+        for multiplier in self._multipliers:
+            packed = pack(multiplier != 0).long()
+            position = torch.arange(1, packed.numel() + 1, device=packed.device)
+            total = total * 1_000_003 + (packed * (position * 2_654_435_761 % 1_000_000_007)).sum()
+        return total
+
+    def state_dict(self) -> dict[str, Any]:
+        """Masks (bit-packed), counters, random state and unfinished scores; loads with `weights_only=True`."""
+        return {
+            "step": self.step,
+            "n_updates": self.n_updates,
+            "scoring_left": self.scoring_left,
+            "shapes": {name: list(mask.shape) for name, mask in self.masks.items()},
+            "masks": {name: pack(mask).cpu() for name, mask in self.masks.items()},
+            "ever_active": {name: pack(mask).cpu() for name, mask in self.ever_active.items()},
+            "scores": {name: tensor.cpu() for name, tensor in self.scores.items()},
+            "generator": self.generator.get_state(),
+            "flops": self.flops.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict`.
+
+        Raises:
+            ValueError: if the state belongs to other parameters.
+        """
+        expected = {name: list(p.shape) for name, p in self.parameters.items()}
+        if state["shapes"] != expected:
+            differing = sorted(set(state["shapes"]) ^ set(expected))
+            raise ValueError(
+                f"the saved masks are of other parameters: {differing or 'same names, other shapes'}; "
+                "resume with the module and the include, exclude and types of the saved run"
+            )
+        for name, parameter in self.parameters.items():
+            shape = parameter.shape
+            self.masks[name] = unpack(state["masks"][name].to(parameter.device), shape)
+            self.ever_active[name] = unpack(state["ever_active"][name].to(parameter.device), shape)
+            if name in state["scores"]:
+                self.scores[name] = state["scores"][name].to(parameter.device)
+        self.step, self.n_updates = state["step"], state["n_updates"]
+        self.scoring_left = state["scoring_left"]
+        self.generator.set_state(state["generator"].cpu())
+        self.flops.load_state_dict(state["flops"])
+        self._adopt()
+
+    @property
+    def _taylor(self) -> bool:
+        return needs_gradient(self.plan.method.prune_by) or needs_gradient(self.plan.method.drop_by)
+
+    @torch.no_grad()
+    def _update(self) -> MaskUpdate | None:
+        """Decide, agree with the other ranks, apply. Parameters without a gradient (frozen by now) are left alone."""
+        method = self.plan.method
+        taking_part = {name: p for name, p in self.parameters.items() if p.grad is not None}
+        if not taking_part:
+            return None
+        by_momentum = method.regenerates and method.grow_by == "momentum"
+        update = update_masks(
+            taking_part,
+            {name: self.masks[name] for name in taking_part},
+            density=self.plan.density(self.step),
+            rate=self.plan.rate(self.step),
+            gradients=self._gradients,
+            momenta={name: self._momentum(name) for name in taking_part} if by_momentum else None,
+            scope="global" if method.prune == "none" else method.prune,
+            prune_by=method.prune_by,
+            floors={name: floor for name, floor in self.floors.items() if name in taking_part},
+            drop_by=method.drop_by,
+            grow_by=method.grow_by,
+            threshold=method.drop_threshold,
+            strict=method.strict_threshold,
+            structure=method.structure,
+            generator=self.generator,
+        )
+        self._synchronise([update.masks, update.kept])
+        for name, kept in update.kept.items():
+            multiplier = kept.to(self.parameters[name].dtype)
+            self.parameters[name].mul_(multiplier)
+            self._mask_moments(name, multiplier)
+        self.masks |= update.masks
+        self.n_updates += 1
+        self._adopt()
+        return update
+
+    def _adopt(self) -> None:
+        """What follows from new masks."""
+        self._multipliers = [self.masks[name].to(p.dtype) for name, p in self.parameters.items()]
+        self.living = {name: count(mask) for name, mask in self.masks.items()}
+        if not self.scoring_left:
+            for name, mask in self.masks.items():
+                self.ever_active[name] |= mask
+
+    def _mask_moments(self, name: str, multiplier: Tensor) -> None:
+        parameter = self.parameters[name]
+        for value in self.optimizer.state.get(parameter, {}).values():
+            if isinstance(value, Tensor) and value.shape == parameter.shape and value.is_floating_point():
+                value.mul_(multiplier)
+
+    def _momentum(self, name: str) -> Tensor:
+        state = self.optimizer.state.get(self.parameters[name], {})
+        for key in _MOMENTUM:
+            if isinstance(state.get(key), Tensor):
+                return cast(Tensor, state[key])
+        raise ValueError(
+            f"grow_by='momentum' needs an optimiser with a running mean of the gradient ({' or '.join(_MOMENTUM)}); "
+            f"{type(self.optimizer).__name__} holds {sorted(map(str, state))}"
+        )
+
+    def _synchronise(self, groups: list[dict[str, Tensor]]) -> None:
+        if self.synchronise is None:
+            return
+        masks = [(group, name) for group in groups for name in group]
+        packed = [pack(group[name]) for group, name in masks]
+        joined = torch.cat(packed)
+        self.synchronise(joined)
+        for (group, name), bits in zip(masks, joined.split([len(part) for part in packed]), strict=True):
+            group[name] = unpack(bits, group[name].shape)
+
+    @torch.no_grad()
+    def _begin_scoring(self) -> None:
+        self._gradients = _dense_gradients(self.parameters)
+        everything = [p for group in self.optimizer.param_groups for p in group["params"]]
+        self._undo = [(p, p.detach().clone()) for p in everything]
+
+    @torch.no_grad()
+    def _end_scoring(self) -> None:
+        for parameter, before in self._undo:
+            parameter.copy_(before)
+            self.optimizer.state.pop(parameter, None)
+        if self.plan.method.init_by == "snip" and self._gradients is not None:
+            self.add_scores(self._gradients)
+        self._undo, self._gradients = [], None
+        self.scoring_left -= 1
+        if not self.scoring_left:
+            self.initialise()
+
+
+def _dense_gradients(parameters: Mapping[str, nn.Parameter]) -> dict[str, Tensor]:
+    return {name: p.grad.detach().clone() for name, p in parameters.items() if p.grad is not None}
