@@ -20,6 +20,8 @@ from plasticity_lightning.sparsity.sparse_parameters import SparseParameters
 
 
 class Block(nn.Module):
+    """Two 3 x 3 convolutions with a shortcut."""
+
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
@@ -30,6 +32,7 @@ class Block(nn.Module):
         self.skip: nn.Module = nn.Identity() if same else nn.Conv2d(inputs, outputs, 1, stride, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
+        """[B, in, H, W] -> [B, out, H / stride, W / stride]."""
         y = self.bn2(self.conv2(torch.relu(self.bn1(self.conv1(x)))))
         return torch.relu(y + self.skip(x))
 
