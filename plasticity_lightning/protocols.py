@@ -10,7 +10,7 @@ from plasticity_lightning.spiking.astrocyte import Astrocyte
 from plasticity_lightning.spiking.engines.contract import LiquidActivity
 from plasticity_lightning.spiking.topology import Liquid
 
-__all__ = ["HasLiquid", "HasModulator"]
+__all__ = ["HasLiquid", "HasModulator", "HasTasks"]
 
 
 @runtime_checkable
@@ -38,3 +38,11 @@ class HasLiquid(Protocol):
 
     def record(self, batch: Any) -> LiquidActivity:
         """Simulate a batch as in feature extraction, with its spikes recorded."""
+
+
+@runtime_checkable
+class HasTasks(Protocol):
+    """A data module whose training data are a sequence of tasks, each a whole number of epochs long."""
+
+    def task_of(self, epoch: int) -> int:
+        """Task, from 0, that is trained in an epoch, from 0."""

@@ -10,6 +10,7 @@ from plasticity_lightning.data.event_camera import EventCamera
 from plasticity_lightning.data.event_datamodule import EventDataModule
 from plasticity_lightning.data.events import NMNISTDataModule
 from plasticity_lightning.data.image_datamodule import ImageClassificationDataModule, ImageFiles
+from plasticity_lightning.data.image_tasks import ImageTaskStream, PermutedInputDataModule
 from plasticity_lightning.data.images import (
     CIFAR10DataModule,
     CIFAR100DataModule,
@@ -17,6 +18,10 @@ from plasticity_lightning.data.images import (
     FashionMNISTDataModule,
     MNISTDataModule,
 )
+from plasticity_lightning.data.label_shift import LabelShiftDataModule
+from plasticity_lightning.data.slowly_changing_regression import SlowlyChangingRegressionDataModule
+from plasticity_lightning.data.task_stream import TaskStream
+from plasticity_lightning.data.warm_start import WarmStartDataModule
 
 __all__ = [
     "CIFAR10DataModule",
@@ -33,7 +38,13 @@ __all__ = [
     "FashionMNISTDataModule",
     "ImageClassificationDataModule",
     "ImageFiles",
+    "ImageTaskStream",
+    "LabelShiftDataModule",
     "MNISTDataModule",
     "NMNISTDataModule",
+    "PermutedInputDataModule",
+    "SlowlyChangingRegressionDataModule",
+    "TaskStream",
+    "WarmStartDataModule",
     "bin_events",
 ]

@@ -1,5 +1,7 @@
-"""The papers: one LightningModule a file."""
+"""LightningModules of the papers: one paper a file."""
 
+from plasticity_lightning.modules.continual_classifier import ContinualClassifier
+from plasticity_lightning.modules.continual_regressor import ContinualRegressor
 from plasticity_lightning.modules.nalsm import NALSM
 
-__all__ = ["NALSM"]
+__all__ = ["NALSM", "ContinualClassifier", "ContinualRegressor"]
