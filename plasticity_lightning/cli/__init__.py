@@ -19,6 +19,7 @@ _COMMANDS = {
     "test": "one pass over the test data",
     "predict": "predictions for the prediction data",
     "recipes": "list the shipped recipes",
+    "compare": "table and plot over finished runs",
 }
 
 
@@ -42,6 +43,10 @@ def main(args: list[str] | None = None) -> int:
         _check_command(args[0])
         if args[0] == "recipes":
             return _print_recipes(args[1:])
+        if args[0] == "compare":
+            from plasticity_lightning.cli.compare import compare
+
+            return compare(args[1:])
         args, name = resolve_arguments(args)
     except UserError as error:
         print(f"plasticity: error: {error}", file=sys.stderr)

@@ -30,7 +30,9 @@ class ContinualClassifier(ContinualLearner):
 
     score = "accuracy"
 
-    def __init__(self, network: nn.Module, n_classes: int = 10, optimizer: OptimizerCallable = torch.optim.Adam) -> None:
+    def __init__(
+        self, network: nn.Module, n_classes: int = 10, optimizer: OptimizerCallable = torch.optim.Adam
+    ) -> None:
         if n_classes < 2:
             raise ValueError(f"n_classes={n_classes}: must be at least 2")
         self.n_classes = n_classes

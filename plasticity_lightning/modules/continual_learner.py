@@ -149,4 +149,3 @@ class ContinualLearner(LightningModule, ABC):
         numbers = {name: float(value) for name, value in values.items()}
         for logger in self.trainer.loggers:
             logger.log_metrics(numbers | {"task/index": float(task)}, step=task)
-
