@@ -3,6 +3,7 @@
 Importing this package imports Lightning, but none of scikit-learn, tonic and Pillow: these wait until data need them.
 """
 
+from plasticity_lightning.data.class_incremental import ClassIncrementalDataModule
 from plasticity_lightning.data.emulated_events import EmulatedNMNISTDataModule
 from plasticity_lightning.data.errors import DataArgumentError, DataFormatError, DataNotFoundError
 from plasticity_lightning.data.event_batches import EventBatch, Events, bin_events
@@ -26,6 +27,7 @@ from plasticity_lightning.data.warm_start import WarmStartDataModule
 __all__ = [
     "CIFAR10DataModule",
     "CIFAR100DataModule",
+    "ClassIncrementalDataModule",
     "DataArgumentError",
     "DataFormatError",
     "DataNotFoundError",

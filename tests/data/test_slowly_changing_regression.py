@@ -1,5 +1,7 @@
 """One bit flips between tasks; the target is a network of threshold units."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -20,7 +22,7 @@ def test_threshold_network_by_hand():
 def test_exactly_one_slow_bit_flips_between_tasks_whatever_was_asked_before():
     data = SlowlyChangingRegressionDataModule(seed=3)
     states = [data.slow_bits(task) for task in range(12)]
-    assert [int((a != b).sum()) for a, b in zip(states, states[1:], strict=False)] == [1] * 11
+    assert [int((a != b).sum()) for a, b in pairwise(states)] == [1] * 11
     assert torch.equal(SlowlyChangingRegressionDataModule(seed=3).slow_bits(11), states[11])
 
 
