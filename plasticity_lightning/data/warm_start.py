@@ -1,8 +1,8 @@
 """Warm start: training begins with a part of the data and goes on with all of them.
 
 Compared with a network that sees all data from the start (`share: 1.0`), the warm-started one fits as well but
-generalises worse. Source: Ash & Adams 2020, "On Warm-Starting Neural Network Training" (arXiv 1910.08475): half of
-CIFAR-10 for 350 epochs, then all of it for 350.
+generalises worse. Source: Ash & Adams 2020, "On Warm-Starting Neural Network Training" (arXiv 1910.08475), with a
+ResNet-18 on CIFAR-10.
 """
 
 from typing import Any
