@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any, Protocol, runtime_checkable
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from plasticity_lightning.spiking.astrocyte import Astrocyte
 from plasticity_lightning.spiking.engines.contract import LiquidActivity
 from plasticity_lightning.spiking.topology import Liquid
 
-__all__ = ["HasLiquid", "HasModulator", "HasTasks"]
+__all__ = ["HasLiquid", "HasModulator", "HasPlasticityGroups", "HasTasks"]
 
 
 @runtime_checkable
@@ -38,6 +38,14 @@ class HasLiquid(Protocol):
 
     def record(self, batch: Any) -> LiquidActivity:
         """Simulate a batch as in feature extraction, with its spikes recorded."""
+
+
+@runtime_checkable
+class HasPlasticityGroups(Protocol):
+    """A module that says which of its parts belong together when its plasticity is measured."""
+
+    def plasticity_groups(self) -> dict[str, nn.Module | list[nn.Module]]:
+        """Group name -> its module or modules, all of them submodules of this one."""
 
 
 @runtime_checkable

@@ -2,5 +2,6 @@
 
 from plasticity_lightning.callbacks.astrocyte_feedback import AstrocyteFeedback
 from plasticity_lightning.callbacks.liquid_monitor import LiquidMonitor
+from plasticity_lightning.callbacks.plasticity_monitor import PlasticityMonitor
 
-__all__ = ["AstrocyteFeedback", "LiquidMonitor"]
+__all__ = ["AstrocyteFeedback", "LiquidMonitor", "PlasticityMonitor"]

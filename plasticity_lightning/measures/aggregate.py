@@ -57,14 +57,17 @@ def match_groups(
     return groups
 
 
-def combine(values: Sequence[Tensor], rule: Combination = "mean", units: Sequence[int] | None = None) -> Tensor:
+def combine(
+    values: Sequence[Tensor], rule: Combination = "mean", units: Sequence[int] | Tensor | None = None
+) -> Tensor:
     """One number for several layers; scalar float64.
 
     Args:
         values: scalar of each layer.
         rule: "units": mean weighted by `units`; "mean": plain mean; "root_sum_square": sqrt(sum v^2), the norm of the
             layers together; "max".
-        units: size of each layer, for rule "units": its units, or for `fau` its activation entries a sample.
+        units: size of each layer, for rule "units": its units, or for `fau` its activation entries; numbers, or a
+            tensor [layers], whose values are not looked at.
 
     Raises:
         ValueError: if there is no value, the rule is unknown, or rule "units" lacks a size for each layer.
@@ -75,9 +78,9 @@ def combine(values: Sequence[Tensor], rule: Combination = "mean", units: Sequenc
         raise ValueError("nothing to combine: values is empty")
     stacked = torch.stack([v.detach().double() for v in values])
     if rule == "units":
-        if units is None or len(units) != len(values) or sum(units) <= 0:
+        if units is None or len(units) != len(values) or (not isinstance(units, Tensor) and sum(units) <= 0):
             raise ValueError(f"rule 'units' needs one size per layer: {len(values)} layers, units={units}")
-        weights = torch.tensor(units, dtype=torch.float64, device=stacked.device)
+        weights = torch.as_tensor(units, dtype=torch.float64, device=stacked.device)
         return (stacked * weights).sum() / weights.sum()
     if rule == "mean":
         return stacked.mean()

@@ -1,0 +1,228 @@
+"""Which modules of a stranger's network are measured, what they are called, and which group they belong to.
+
+Activations are the outputs of nonlinearities, recognised by their class (spiking nodes of SpikingJelly by the name of
+their base class, so that it need not be imported); weights and gradients belong to the module that owns the
+parameters. Names are those of `named_modules`, without the prefix that `torch.compile` inserts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import nn
+
+from plasticity_lightning.measures.aggregate import NETWORK, match_groups
+from plasticity_lightning.protocols import HasPlasticityGroups
+
+__all__ = [
+    "BOUNDED",
+    "SIGNED",
+    "Nonlinearity",
+    "ParameterLayer",
+    "find_fallback",
+    "find_groups",
+    "find_nonlinearities",
+    "find_parameter_layers",
+    "find_producers",
+    "layers_of_groups",
+    "plain_name",
+    "producer_layout",
+]
+
+_KINDS: dict[type[nn.Module], str] = {
+    nn.ReLU: "relu",
+    nn.ReLU6: "relu6",
+    nn.LeakyReLU: "leaky_relu",
+    nn.PReLU: "prelu",
+    nn.RReLU: "rrelu",
+    nn.ELU: "elu",
+    nn.SELU: "selu",
+    nn.CELU: "celu",
+    nn.Threshold: "threshold",
+    nn.GELU: "gelu",
+    nn.SiLU: "silu",
+    nn.Mish: "mish",
+    nn.Hardswish: "hardswish",
+    nn.Softplus: "softplus",
+    nn.Softsign: "softsign",
+    nn.Tanh: "tanh",
+    nn.Hardtanh: "hardtanh",
+    nn.Sigmoid: "sigmoid",
+    nn.Hardsigmoid: "hardsigmoid",
+}
+
+# a > 0 says "active" only here: GELU and SiLU let negative values through, Tanh is symmetric
+SIGNED = frozenset(
+    {"relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "threshold", "spiking", "custom"}
+)
+BOUNDED = frozenset({"tanh", "sigmoid", "relu6", "hardtanh", "hardsigmoid"})
+
+# layers whose output a nonlinearity usually follows, with the dimension of units of an output of 3 or more dimensions
+_PRODUCERS: dict[type[nn.Module], int] = {
+    nn.Linear: -1,
+    nn.Bilinear: -1,
+    nn.LayerNorm: -1,
+    nn.RMSNorm: -1,
+    nn.MultiheadAttention: -1,
+    nn.modules.conv._ConvNd: 1,
+    nn.modules.batchnorm._NormBase: 1,
+    nn.GroupNorm: 1,
+}
+
+
+@dataclass(frozen=True)
+class Nonlinearity:
+    """A module whose output is an activation. `kind` is the name of its function, "spiking" or "custom"."""
+
+    name: str
+    module: nn.Module
+    kind: str
+
+
+@dataclass(frozen=True)
+class ParameterLayer:
+    """The trainable parameters that one module owns.
+
+    Args:
+        name: of the module.
+        parameters: all of them, by their full plain name.
+        weight: full name of the matrix or kernel (the largest parameter with two or more dimensions); None for a layer
+            of vectors only, such as a normalisation: it has gradients but no weight measures.
+    """
+
+    name: str
+    parameters: dict[str, nn.Parameter]
+    weight: str | None
+
+
+def plain_name(name: str) -> str:
+    """`name` without the parts `_orig_mod` that the wrapper of `torch.compile` inserts."""
+    return ".".join(part for part in name.split(".") if part != "_orig_mod")
+
+
+def find_nonlinearities(root: nn.Module, patterns: Sequence[str] | None = None) -> list[Nonlinearity]:
+    """Nonlinearities below `root`, a shared one once, under its first name.
+
+    Args:
+        root: the LightningModule or a network.
+        patterns: shell patterns of modules to take instead, whatever their class; "custom" is the kind of those that
+            are of no known class.
+
+    Raises:
+        MisconfigurationException: if a pattern matches no module.
+    """
+    modules = {plain_name(name): module for name, module in root.named_modules() if name}
+    if patterns is None:
+        found = [Nonlinearity(name, module, kind) for name, module in modules.items() if (kind := _kind(module))]
+        return found
+    try:
+        chosen = match_groups({"activations": patterns}, list(modules), network=False)["activations"]
+    except ValueError as error:
+        raise MisconfigurationException(f"activations={list(patterns)}: {error}") from error
+    return [Nonlinearity(name, modules[name], _kind(modules[name]) or "custom") for name in chosen]
+
+
+def find_fallback(root: nn.Module) -> list[Nonlinearity]:
+    """Linear, convolutional and normalisation layers, as kind "linear", for a network whose activations are not seen."""
+    return [
+        Nonlinearity(name, module, "linear")
+        for name, module, _ in find_producers(root)
+        if not isinstance(module, nn.MultiheadAttention)
+    ]
+
+
+def find_producers(root: nn.Module) -> list[tuple[str, nn.Module, int]]:
+    """Layers that nonlinearities follow: (name, module, dimension of units where the output has three or more)."""
+    return [
+        (plain_name(name), module, unit_dim)
+        for name, module in root.named_modules()
+        if (unit_dim := producer_layout(module)) is not None
+    ]
+
+
+def producer_layout(module: nn.Module) -> int | None:
+    """Dimension of units of the output of a linear, convolutional or normalisation layer; None for another module."""
+    return next((unit_dim for cls, unit_dim in _PRODUCERS.items() if isinstance(module, cls)), None)
+
+
+def find_parameter_layers(root: nn.Module) -> list[ParameterLayer]:
+    """Modules below `root` (itself included) that own trainable parameters; a shared parameter counts once."""
+    layers: dict[str, dict[str, nn.Parameter]] = {}
+    for name, parameter in root.named_parameters():
+        if parameter.requires_grad:
+            # of a parametrised weight the original is taken: computing the weight may have side effects
+            full = plain_name(name).replace("parametrizations.", "").removesuffix(".original")
+            layers.setdefault(full.rpartition(".")[0] or full, {})[full] = parameter
+    found = []
+    for owner, parameters in layers.items():
+        matrices = [name for name, p in parameters.items() if p.ndim >= 2]
+        weight = max(matrices, key=lambda name: parameters[name].numel(), default=None)
+        found.append(ParameterLayer(owner, parameters, weight))
+    return found
+
+
+def find_groups(root: nn.Module, given: Mapping[str, str | Sequence[str]] | None) -> dict[str, str | Sequence[str]]:
+    """Patterns of each group: those given, those of the protocol, or one group for each child with something to measure.
+
+    The group `network` of everything is added unless it is defined.
+
+    Raises:
+        MisconfigurationException: if a pattern matches no module, or the module offers groups that it does not own.
+    """
+    names = [plain_name(name) for name, _ in root.named_modules() if name]
+    if given is not None:
+        try:
+            match_groups(given, names)
+        except ValueError as error:
+            raise MisconfigurationException(f"groups={dict(given)}: {error}") from error
+        groups: dict[str, str | Sequence[str]] = dict(given)
+    elif isinstance(root, HasPlasticityGroups):
+        groups = _offered_groups(root)
+    else:
+        measured = {layer.name for layer in find_nonlinearities(root)} | {p.name for p in find_parameter_layers(root)}
+        groups = {
+            name: [name, f"{name}.*"]
+            for name, _ in root.named_children()
+            if any(layer == name or layer.startswith(f"{name}.") for layer in measured)
+        }
+    groups.setdefault(NETWORK, "*")
+    return groups
+
+
+def layers_of_groups(groups: Mapping[str, str | Sequence[str]], layers: Sequence[str]) -> dict[str, list[str]]:
+    """Those of `layers` that belong to each group; groups without one are left out."""
+    found = {}
+    for group, given in groups.items():
+        patterns = [given] if isinstance(given, str) else list(given)
+        chosen = [layer for layer in layers if any(fnmatchcase(layer, pattern) for pattern in patterns)]
+        if chosen:
+            found[group] = chosen
+    return found
+
+
+def _kind(module: nn.Module) -> str | None:
+    for cls in type(module).__mro__:
+        if cls in _KINDS:
+            return _KINDS[cls]
+        if cls.__name__ == "BaseNode" and cls.__module__.startswith("spikingjelly."):
+            return "spiking"
+    return None
+
+
+def _offered_groups(root: nn.Module) -> dict[str, str | Sequence[str]]:
+    assert isinstance(root, HasPlasticityGroups)
+    names = {id(module): plain_name(name) for name, module in root.named_modules()}
+    groups: dict[str, str | Sequence[str]] = {}
+    for group, offered in root.plasticity_groups().items():
+        modules = [offered] if isinstance(offered, nn.Module) else list(offered)
+        unknown = [type(module).__name__ for module in modules if id(module) not in names]
+        if unknown or not modules:
+            raise MisconfigurationException(
+                f"plasticity_groups()[{group!r}] must name modules of {type(root).__name__}; "
+                f"{unknown or 'none'} are no submodules of it"
+            )
+        groups[group] = [p for module in modules for n in [names[id(module)]] for p in ([n, f"{n}.*"] if n else ["*"])]
+    return groups
