@@ -92,18 +92,20 @@ def group_runs(arguments: Iterable[str]) -> list[Group]:
     """Runs named on the command line, grouped: all runs of `LABEL=FOLDER`, or those of one configuration.
 
     A group without label is named by the last folders of its path that tell it from the others, leaving out
-    `version_N` and `seed_N`.
+    `version_N` and `seed_N`. Runs that logged no scalar are left out.
 
     Args:
         arguments: `FOLDER` or `LABEL=FOLDER`; runs lie in the folder or below.
 
     Raises:
-        UserError: if a folder holds no run, or a label covers different configurations.
+        UserError: if a folder holds no run with scalars, or a label covers different configurations.
     """
     groups: list[tuple[str | None, list[Run]]] = []
     for argument in arguments:
         label, equals, place = argument.rpartition("=")
-        runs = [read_run(path) for path in find_runs(Path(place))]
+        runs = [run for run in map(read_run, find_runs(Path(place))) if run.scalars]
+        if not runs:
+            raise UserError(f"{place}: its runs logged no scalar; were they stopped before the first one?")
         if equals:
             _check_same(label, runs)
             same = next((members for name, members in groups if name == label), None)
