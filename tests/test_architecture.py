@@ -20,6 +20,7 @@ ALLOWED = {
     "runtime": set(),
     "viz": set(),
     **{mechanism: set() for mechanism in MECHANISMS},
+    "interventions": {"measures"},  # an intervention acts on what a measure finds
     **{part: set() for part in ANYWHERE},
     "protocols": {"spiking"},  # HasModulator names the mechanism's type
 }

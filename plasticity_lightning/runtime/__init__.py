@@ -7,6 +7,7 @@ from plasticity_lightning.runtime.graceful_stop import GracefulStop
 from plasticity_lightning.runtime.loaders import ResumableDataLoader, SeededSampler
 from plasticity_lightning.runtime.rng import RNGState
 from plasticity_lightning.runtime.strategies import LocalDDPStrategy
+from plasticity_lightning.runtime.trigger import Trigger
 
 __all__ = [
     "AtomicCheckpoint",
@@ -17,4 +18,5 @@ __all__ = [
     "RNGState",
     "ResumableDataLoader",
     "SeededSampler",
+    "Trigger",
 ]

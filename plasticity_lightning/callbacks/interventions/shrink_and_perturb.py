@@ -1,0 +1,107 @@
+"""Shrink the weights and perturb them, with a full reset of the heads if asked."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor, nn
+
+from plasticity_lightning.callbacks.interventions.triggered import TriggeredIntervention, broadcast, optimizers_of
+from plasticity_lightning.interventions.initialise import Initialiser, select_layers
+from plasticity_lightning.interventions.optimizer_state import Moments, check_moments, forget_moments
+from plasticity_lightning.interventions.shrink_perturb import mix_in_fresh, shrink_and_add_noise
+from plasticity_lightning.runtime.clock import Unit
+
+__all__ = ["ShrinkAndPerturb"]
+
+
+class ShrinkAndPerturb(TriggeredIntervention):
+    """W <- alpha W + (1 - alpha) W_new, or with `noise_std` W <- alpha W + noise; heads are reset.
+
+    Args:
+        alpha: share of the old weights that stays, in [0, 1].
+        noise_std: standard deviation of the noise of the original form; None mixes in a new initialisation.
+        modules: shell patterns over module names of the layers to shrink.
+        heads: shell patterns over the layers that are reset in full; they may overlap with `modules`.
+        moments: `zero` forgets the optimiser's moments of all touched parameters, `keep` leaves them.
+        init: function of a module, applied to each new layer; an import path in YAML.
+        every: act whenever this many units have passed.
+        at: act at these readings.
+        trigger: act when a logged measure crosses a threshold.
+        unit: update, batch, epoch or frame.
+        hysteresis: see `Trigger`.
+        refractory: see `Trigger`.
+        seed: of the new weights and the noise.
+
+    Logs:
+        `intervention/shrink_and_perturb/parameters` (weights shrunk), `.../reset` (weights reset), `.../events`.
+
+    Raises:
+        ValueError: if an argument is out of range.
+        MisconfigurationException: at setup, see `Reset`.
+
+    Sources: Ash & Adams 2020; D'Oro et al. 2023.
+    """
+
+    name = "shrink_and_perturb"
+
+    def __init__(
+        self,
+        alpha: float = 0.8,
+        noise_std: float | None = None,
+        modules: str | list[str] = "*",
+        heads: list[str] | None = None,
+        moments: Moments = "zero",
+        init: Initialiser | None = None,
+        every: int | None = None,
+        at: Sequence[int] | None = None,
+        trigger: str | None = None,
+        unit: Unit = "update",
+        hysteresis: float = 0.0,
+        refractory: int = 0,
+        seed: int = 0,
+    ) -> None:
+        super().__init__(every, at, trigger, unit, hysteresis, refractory, seed)
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha={alpha} must be in [0, 1]: the share of the old weights that stays")
+        if noise_std is not None and noise_std < 0:
+            raise ValueError(f"noise_std={noise_std} must not be negative")
+        check_moments(moments)
+        self.alpha, self.noise_std, self.modules, self.heads = alpha, noise_std, modules, heads or []
+        self.moments, self.init = moments, init
+        self._key |= {"modules": modules, "heads": self.heads}
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the layers."""
+        super().setup(trainer, pl_module, stage)
+        if stage == "fit":
+            self._layers(pl_module)
+
+    def act(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
+        """Shrink and perturb, and reset the heads."""
+        body, heads = self._layers(pl_module)
+        changed: list[Tensor] = []
+        for name, layer in body.items():
+            if self.noise_std is None:
+                changed += mix_in_fresh(layer, self.seed_for(name), self.alpha, self.init)
+            else:
+                changed += shrink_and_add_noise(layer, self.seed_for(name), self.alpha, self.noise_std)
+        shrunk = sum(tensor.numel() for tensor in changed if isinstance(tensor, nn.Parameter))
+        for name, layer in heads.items():
+            changed += mix_in_fresh(layer, self.seed_for(name), 0.0, self.init)
+        broadcast(trainer, changed)
+        parameters = [tensor for tensor in changed if isinstance(tensor, nn.Parameter)]
+        if self.moments == "zero":
+            for parameter in parameters:
+                forget_moments(optimizers_of(trainer), parameter)
+        return {"parameters": shrunk, "reset": sum(p.numel() for p in parameters) - shrunk}
+
+    def _layers(self, pl_module: LightningModule) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
+        try:
+            heads = select_layers(pl_module, self.heads, self.init) if self.heads else {}
+            body = select_layers(pl_module, self.modules, self.init)
+        except ValueError as error:
+            raise MisconfigurationException(f"{type(self).__name__}: {error}") from error
+        return {name: layer for name, layer in body.items() if name not in heads}, heads
