@@ -40,7 +40,7 @@ def comparison_figure(panels: Mapping[str, tuple[str, Mapping[str, Sequence[Curv
     columns = min(3, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(4.2 * columns, 2.9 * rows + 0.6), dpi=120, layout="constrained")
-    grid = figure.subplots(rows, columns, squeeze=False).flat
+    grid = list(figure.subplots(rows, columns, squeeze=False).flat)
     labels = list(dict.fromkeys(label for _, curves in panels.values() for label in curves))
     handles = {}
     for axes, (title, (x_name, by_label)) in zip(grid, panels.items(), strict=False):
@@ -57,7 +57,7 @@ def comparison_figure(panels: Mapping[str, tuple[str, Mapping[str, Sequence[Curv
         axes.set_xlabel(x_name)
         axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
         axes.spines[["top", "right"]].set_visible(False)
-    for axes in list(grid)[: rows * columns - len(panels)]:  # the iterator goes on behind the last panel
+    for axes in grid[len(panels) :]:
         axes.set_axis_off()
     if handles:
         figure.legend(
