@@ -32,16 +32,21 @@ class ActivitySums:
     """Sums of |a| per unit and the number of samples, for each layer, over any number of passes.
 
     `update` does not synchronise the device. Use it as `on_activation` of a `UnitTracer`.
+
+    Args:
+        signed: keep the sums of a, too.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, signed: bool = False) -> None:
         self.sums: dict[str, Tensor] = {}
+        self.signed: dict[str, Tensor] | None = {} if signed else None
         self.samples: dict[str, int] = {}
 
     def update(self, layer: str, activation: Tensor) -> None:
         """Add activations [S, U] of a layer."""
-        total = activation.abs().sum(0, dtype=torch.float64)
-        self.sums[layer] = self.sums[layer] + total if layer in self.sums else total
+        _add(self.sums, layer, activation.abs().sum(0, dtype=torch.float64))
+        if self.signed is not None:
+            _add(self.signed, layer, activation.sum(0, dtype=torch.float64))
         self.samples[layer] = self.samples.get(layer, 0) + activation.shape[0]
 
 
@@ -120,3 +125,7 @@ def _replace(parameter: Tensor, new: Tensor, entries: Tensor) -> list[Touched]:
         return []
     parameter.copy_(torch.where(entries, new.to(parameter.dtype), parameter))
     return [Touched(parameter, entries)]
+
+
+def _add(sums: dict[str, Tensor], layer: str, total: Tensor) -> None:
+    sums[layer] = sums[layer] + total if layer in sums else total

@@ -21,6 +21,7 @@ from plasticity_lightning.callbacks.interventions.triggered import (
     optimizers_of,
     trained_parameters,
 )
+from plasticity_lightning.interventions.continual_backprop import compensate_biases
 from plasticity_lightning.interventions.initialise import Initialiser
 from plasticity_lightning.interventions.optimizer_state import Moments, forget_moments
 from plasticity_lightning.interventions.redo import Touched, recycle_incoming, silence_outgoing
@@ -135,6 +136,7 @@ def replace_units(
     seeds: Mapping[str, int],
     moments: Moments,
     init: Initialiser | None = None,
+    means: Mapping[str, Tensor] | None = None,
 ) -> None:
     """New incoming weights and no outgoing ones for some units of some layers; moments and ranks follow.
 
@@ -146,9 +148,14 @@ def replace_units(
         seeds: name -> seed of its new weights.
         moments: what happens to the moments of the touched entries.
         init: see `fresh_layer`.
+        means: name -> mean activation of its units [U]; given, the biases downstream take over what is lost.
     """
     modules = dict(pl_module.named_modules())
     touched: list[Touched] = []
+    biases: list[Tensor] = []
+    for name, mean in (means or {}).items():
+        consumers = {consumer: modules[consumer] for consumer in graph[name].consumers}
+        biases += compensate_biases(graph[name], consumers, units[name], mean)
     # all incoming weights first: between two layers of replaced units, the outgoing zero has the last word
     for name, mask in units.items():
         norms = {norm: modules[norm] for norm in graph[name].norms}
@@ -156,7 +163,7 @@ def replace_units(
     for name, mask in units.items():
         consumers = {consumer: modules[consumer] for consumer in graph[name].consumers}
         touched += silence_outgoing(graph[name], consumers, mask)
-    broadcast(trainer, {id(t.parameter): t.parameter for t in touched}.values())
+    broadcast(trainer, {id(p): p for p in (*biases, *(t.parameter for t in touched))}.values())
     if moments == "zero":
         for parameter, entries in touched:
             forget_moments(optimizers_of(trainer), parameter, entries)

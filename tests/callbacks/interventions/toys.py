@@ -66,4 +66,5 @@ def fit(module, callbacks, steps=8, root=None, ckpt=None, save=None, **kwargs):
 
 
 def weights(module):
-    return {name: tensor.clone() for name, tensor in module.state_dict().items()}
+    """Copies of all tensors of the state dict."""
+    return {n: t.clone() for n, t in module.state_dict().items() if isinstance(t, torch.Tensor)}
