@@ -56,9 +56,9 @@ class PlasticityMonitor(Callback):
     """Measures plasticity during training and logs it.
 
     Args:
-        measures: names from `measures.MEASURES`; None takes `DEFAULT_MEASURES`. Of these defaults, those that a
-            network does not admit (`fau` of a GELU network) are left out; a measure that was asked for and applies
-            to no layer is an error.
+        measures: names from `measures.MEASURES`; None takes those of `DEFAULT_MEASURES` that the network admits.
+        strict: refuse a measure that was asked for and applies to no layer (`fau` of a GELU network); False leaves it
+            out.
         groups: group name -> shell pattern or patterns of module names (`critic: "critic.*"`); None takes the
             module's `plasticity_groups()` if it has them, else its children. The group `network` of all is added.
         every: batches between two measurements: one number for all, or measure -> number; default by cost: cheap
@@ -96,6 +96,7 @@ class PlasticityMonitor(Callback):
     def __init__(
         self,
         measures: Sequence[str] | None = None,
+        strict: bool = True,
         groups: dict[str, str | list[str]] | None = None,
         every: int | dict[str, int] | None = None,
         on: Literal["batch", "probe"] = "batch",
@@ -140,7 +141,7 @@ class PlasticityMonitor(Callback):
         self.functional = functional and activations is None
         self.heatmap, self.name = heatmap, name
         self.latest: dict[str, Tensor] = {}
-        self._asked = measures is not None
+        self._strict = strict and measures is not None
         self._cadence = Cadence(self.measures, every)
         self._needs = {m: MEASURES[m].needs for m in self.measures}
         self._collector = ActivationCollector(tau, unit_dim, sync=on == "batch")
@@ -330,7 +331,7 @@ class PlasticityMonitor(Callback):
         self._see_functions = self.functional and self._collector.saw_functional
         kinds = sorted({layer.kind for layer in self._collector.layers.values()})
         idle = [m for m in self._activities(set(self.measures)) if not any(applies(m, kind) for kind in kinds)]
-        if idle and self._asked:
+        if idle and self._strict:
             raise MisconfigurationException(
                 f"measures {sorted(idle)} apply to none of the activations, which are {kinds}: `fau` and `ever_active` "
                 "need ReLU-like functions (elsewhere use `dormant`), `saturated` bounded ones, spike measures spiking nodes"

@@ -18,6 +18,7 @@ _COMMANDS = {
     "validate": "one pass over the validation data",
     "test": "one pass over the test data",
     "predict": "predictions for the prediction data",
+    "diagnose": "measures of plasticity of a checkpoint, layer by layer",
     "recipes": "list the shipped recipes",
     "compare": "table and plot over finished runs",
 }
@@ -51,6 +52,10 @@ def main(args: list[str] | None = None) -> int:
     except UserError as error:
         print(f"plasticity: error: {error}", file=sys.stderr)
         return 2
+    if args[0] == "diagnose":
+        from plasticity_lightning.cli.diagnose import diagnose
+
+        return diagnose(args[1:], recipe=name)
     from plasticity_lightning.cli.app import run  # imports torch and Lightning: seconds
 
     return run(args, recipe=name)

@@ -59,7 +59,7 @@ def fau(*activations: Tensor) -> Tensor:
     total = sum(a.numel() for a in activations)
     if total == 0:
         raise ValueError("fau needs at least one non-empty activation")
-    active = torch.stack([(a.detach() > 0).sum() for a in activations]).sum()
+    active = torch.stack([torch.count_nonzero(a.detach() > 0) for a in activations]).sum()
     return active.double() / total
 
 

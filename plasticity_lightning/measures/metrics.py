@@ -42,7 +42,7 @@ class ActiveFraction(Metric):
     def update(self, *activations: Tensor) -> None:
         """Add the outputs of one or more layers, any shapes."""
         for activation in activations:
-            self.active += (activation.detach() > 0).sum()
+            self.active += torch.count_nonzero(activation.detach() > 0)  # on a CPU several times faster than a sum
             self.total += activation.numel()
 
     def compute(self) -> Tensor:

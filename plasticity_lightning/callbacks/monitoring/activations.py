@@ -183,7 +183,7 @@ class ActivationCollector:
 
     def _keys(self, kind: str) -> list[str]:
         due = {m for m in self._due if applies(m, kind)}
-        keys = [m for m in ("saturated", "activation_norm", "zero_grad_units") if m in due]
+        keys: list[str] = [m for m in ("saturated", "activation_norm", "zero_grad_units") if m in due]
         if due & {"ever_active", "dormant"}:
             keys.append("units")
         elif "fau" in due:
@@ -215,13 +215,13 @@ class ActivationCollector:
 
     def _leave(self, found: Nonlinearity) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self._inside = max(0, self._inside - 1)
             if found.kind == "linear":
                 self._producer = (found.name, producer_layout(module) or 1)
             output = output[0] if isinstance(output, tuple) else output
             if isinstance(output, Tensor):
                 before = self._inputs.pop(id(module), None)
                 self._see(found.name, found.kind, output, before, lambda z: module.forward(z.clone()), module)
+            self._inside = max(0, self._inside - 1)  # last: a measure may call the function again
 
         return hook
 

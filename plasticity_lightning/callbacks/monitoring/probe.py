@@ -141,8 +141,9 @@ class Probe:
             live = getattr(live, "_orig_mod", live)
             twin = dict(zip(map(id, live.modules()), copied.modules(), strict=True))
             for module in copied.modules():
-                if callable(getattr(module, "reset", None)) and hasattr(module, "step_mode"):
-                    module.reset()  # a spiking node starts at rest
+                reset = getattr(module, "reset", None)
+                if callable(reset) and hasattr(module, "step_mode"):
+                    reset()  # a spiking node starts at rest
             chosen = [replace(n, module=twin[id(n.module)]) for n in nonlinearities if id(n.module) in twin]
             before = [(n, twin[id(m)], d) for n, m, d in producers if id(m) in twin]
             args, kwargs = self._on_device(live)
@@ -192,7 +193,7 @@ class Probe:
             holding = [o for o in optimizers if any(id(p) in own for g in o.param_groups for p in g["params"])]
             if not holding:
                 raise MisconfigurationException(f"probe_loss: no optimiser holds a parameter of {self.name!r}")
-            task = "classification" if classify else "regression"
+            task: Literal["classification", "regression"] = "classification" if classify else "regression"
             found["probe_loss"] = probe_loss(live, args[0], holding[0], task, self.steps).ratio
         return found
 
