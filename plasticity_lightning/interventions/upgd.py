@@ -68,7 +68,7 @@ class UPGD(Optimizer):
         super().__init__(params, defaults)
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step; nothing is read from the device."""
         loss = None
         if closure is not None:
@@ -92,6 +92,7 @@ class UPGD(Optimizer):
             state["step"] = 0
             state["avg_utility"] = torch.zeros_like(parameter)
         state["step"] += 1
+        assert parameter.grad is not None
         beta = group["beta_utility"]
         utility: Tensor = state["avg_utility"]
         utility.mul_(beta).addcmul_(parameter, parameter.grad, value=-(1 - beta))
