@@ -10,7 +10,7 @@ from plasticity_lightning.spiking.astrocyte import Astrocyte
 from plasticity_lightning.spiking.engines.contract import LiquidActivity
 from plasticity_lightning.spiking.topology import Liquid
 
-__all__ = ["HasLiquid", "HasModulator", "HasPlasticityGroups"]
+__all__ = ["HasLiquid", "HasModulator", "HasPlasticityGroups", "HasTasks"]
 
 
 @runtime_checkable
@@ -46,3 +46,11 @@ class HasPlasticityGroups(Protocol):
 
     def plasticity_groups(self) -> dict[str, nn.Module | list[nn.Module]]:
         """Group name -> its module or modules, all of them submodules of this one."""
+
+
+@runtime_checkable
+class HasTasks(Protocol):
+    """A data module whose training data are a sequence of tasks, each a whole number of epochs long."""
+
+    def task_of(self, epoch: int) -> int:
+        """Task, from 0, that is trained in an epoch, from 0."""

@@ -21,6 +21,7 @@ _COMMANDS = {
     "diagnose": "measures of plasticity of a checkpoint, layer by layer",
     "pruning-plasticity": "prune checkpoints, continue training, compare with the unpruned network",
     "recipes": "list the shipped recipes",
+    "compare": "table and plot over finished runs",
 }
 
 
@@ -44,6 +45,10 @@ def main(args: list[str] | None = None) -> int:
         _check_command(args[0])
         if args[0] == "recipes":
             return _print_recipes(args[1:])
+        if args[0] == "compare":
+            from plasticity_lightning.cli.compare import compare
+
+            return compare(args[1:])
         args, name = resolve_arguments(args)
     except UserError as error:
         print(f"plasticity: error: {error}", file=sys.stderr)

@@ -123,6 +123,19 @@ class ImageClassificationDataModule(LightningDataModule, ABC):
             raise DataArgumentError(f"split={split!r}: allowed are {', '.join(map(repr, self._splits))}.")
         return self._splits[split]
 
+    def batch(self, split: Split, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """Some images of a split as the loaders give them, not augmented: for data modules built on this one.
+
+        Args:
+            split: as in `arrays`.
+            rows: int64 [B], positions within the split.
+
+        Returns:
+            Images [B, C, H, W] of the chosen `dtype` and `normalize`, and labels, int64 [B].
+        """
+        images, labels = self.arrays(split)
+        return _select(images, rows, self._statistics()), labels.index_select(0, rows)
+
     def train_dataloader(self) -> DataLoader[Any]:
         """Training batches, in a new order in each epoch if `shuffle`."""
         return self._loader("train")
@@ -212,13 +225,19 @@ class _ImageBatches(Dataset[Any]):
 
     def __getitems__(self, rows: list[int]) -> dict[str, Tensor] | tuple[Tensor, ...]:
         index = torch.tensor(rows, dtype=torch.int64)
-        image, label = self.images.index_select(0, index), self.labels.index_select(0, index)
-        if self.statistics is not None:
-            mean, std = self.statistics
-            image = image.float().sub_(mean).div_(std)
+        image, label = _select(self.images, index, self.statistics), self.labels.index_select(0, index)
         if self.as_dict:
             return {"image": image, "label": label, "index": index}
         return (image, label, index) if self.carry_index else (image, label)
+
+
+def _select(images: Tensor, index: Tensor, statistics: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The images of an index [B], as floats where there are statistics (see `_statistics`)."""
+    chosen = images.index_select(0, index)
+    if statistics is None:
+        return chosen
+    mean, std = statistics
+    return chosen.float().sub_(mean).div_(std)
 
 
 def _check_files(files: ImageFiles, image_shape: tuple[int, int, int], n_classes: int) -> None:
