@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+import yaml  # type: ignore[import-untyped] # no stubs among the dependencies
 
 from plasticity_lightning.errors import UserError
 
