@@ -20,10 +20,10 @@ from torch import Tensor
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
-from plasticity_lightning.callbacks.prune_regrow_groups import sparse_groups, training_length, warn_if_uncounted
-from plasticity_lightning.callbacks.prune_regrow_report import Report
-from plasticity_lightning.callbacks.prune_regrow_scoring import hessian_gradients
-from plasticity_lightning.callbacks.prune_regrow_sync import assert_equal_on_all_ranks, mask_averages
+from plasticity_lightning.callbacks.sparse_training.groups import sparse_groups, training_length, warn_if_uncounted
+from plasticity_lightning.callbacks.sparse_training.report import Report
+from plasticity_lightning.callbacks.sparse_training.scoring import hessian_gradients
+from plasticity_lightning.callbacks.sparse_training.sync import assert_equal_on_all_ranks, mask_averages
 from plasticity_lightning.schedules import ScheduleName
 from plasticity_lightning.sparsity.allocation import AllocationName
 from plasticity_lightning.sparsity.criteria import DropName, ScoreName

@@ -14,8 +14,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import nn
 
 from plasticity_lightning.callbacks import PruneRegrowScheduler
-from plasticity_lightning.callbacks.prune_regrow_report import layer_table, mask_image
-from plasticity_lightning.callbacks.prune_regrow_scoring import hessian_gradients
+from plasticity_lightning.callbacks.sparse_training.report import layer_table, mask_image
+from plasticity_lightning.callbacks.sparse_training.scoring import hessian_gradients
 from plasticity_lightning.sparsity.export import masks_of, strip
 from tests.callbacks.toy_networks import ActorCritic, Classifier, Reservoir, images, trainer, transitions
 from tests.sparsity import reference

@@ -9,7 +9,7 @@ import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from plasticity_lightning.callbacks.prune_regrow_sync import broadcast_from_rank_zero
+from plasticity_lightning.callbacks.sparse_training.sync import broadcast_from_rank_zero
 from plasticity_lightning.sparsity.flops import WEIGHTED_LAYERS, FlopsLedger
 from plasticity_lightning.sparsity.plan import Plan
 from plasticity_lightning.sparsity.selection import floors_by_name, plain_name
