@@ -73,7 +73,13 @@ def events(n: int = 9) -> list[dict]:
     """One batch of n recordings of 20 ms; recording i has channel i % 4 at every step."""
     dense = torch.zeros(20, n, 4)
     dense[:, torch.arange(n), torch.arange(n) % 4] = 1
-    return [{"label": torch.zeros(n).long(), "index": torch.arange(n), "events": EventBatch(*vars(SpikeTrains.from_dense(dense)).values())}]
+    return [
+        {
+            "label": torch.zeros(n).long(),
+            "index": torch.arange(n),
+            "events": EventBatch(*vars(SpikeTrains.from_dense(dense)).values()),
+        }
+    ]
 
 
 def run(folder: Path, model: Recorder, epochs: int, ckpt: Path | None = None) -> pl.Trainer:
@@ -94,7 +100,9 @@ def test_only_spaced_items_of_an_event_batch_are_recorded_once_per_change(tmp_pa
     assert len(moving.recorded) == 3
     batch = still.recorded[0]
     assert batch["index"].tolist() == [0, 4, 8]  # three of nine
-    assert batch["events"].channels.tolist() == [0] * 60  # recordings 0, 4 and 8 have channel 0, once in each of 20 steps
+    assert (
+        batch["events"].channels.tolist() == [0] * 60
+    )  # recordings 0, 4 and 8 have channel 0, once in each of 20 steps
 
 
 def test_a_resumed_run_does_not_report_twice(tmp_path: Path) -> None:
