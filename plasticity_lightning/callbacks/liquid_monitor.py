@@ -1,11 +1,12 @@
 """What a liquid does, in TensorBoard: branching factor, firing rates, weights by synapse type, a raster and the network in 3-D.
 
 Works on any LightningModule that offers `protocols.HasLiquid`. It records a few validation items with every spike kept at the end of
-each epoch that has changed the weights, once a validation batch has been seen.
+each epoch that has changed the weights, once a validation batch has been seen. Rank 0 alone records and reports, from its own items.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -18,6 +19,7 @@ from torch import Tensor
 from plasticity_lightning.measures.spiking import branching_factor, silent, synchrony
 from plasticity_lightning.protocols import HasLiquid
 from plasticity_lightning.spiking.engines.contract import LiquidActivity
+from plasticity_lightning.spiking.item_batches import spaced_items
 
 __all__ = ["LiquidMonitor"]
 
@@ -26,7 +28,10 @@ class LiquidMonitor(Callback):
     """Logs the state of a liquid at the end of each epoch that changed its weights.
 
     Args:
-        n_items: validation items recorded, evenly spaced over the first validation batch, at least 1.
+        n_items: validation items recorded, evenly spaced over the first validation batch, at least 1. The batch is a dict with `label`,
+            `index` and `image` or `events`, see `spiking.item_batches`.
+
+    State: a digest of the weights last reported on, so that a resumed run does not report on them again.
 
     Logs:
         `liquid/branching_factor`, `liquid/synchrony`, `liquid/silent_fraction`; in TensorBoard also histograms `weights/<type>` and
@@ -41,8 +46,13 @@ class LiquidMonitor(Callback):
         if n_items < 1:
             raise ValueError(f"n_items={n_items} must be at least 1")
         self.n_items = n_items
-        self._reported: torch.Tensor | None = None
-        self._batch: Any = None
+        self._reported: str | None = None
+        self._batch: dict[str, Any] | None = None
+
+    @property
+    def state_key(self) -> str:
+        """One key per number of items."""
+        return self._generate_state_key(n_items=self.n_items)
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a module without a liquid."""
@@ -54,24 +64,36 @@ class LiquidMonitor(Callback):
     def on_validation_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        """Keep the first validation batch for recording."""
-        if self._batch is None and batch_idx == 0:
-            self._batch = batch
+        """Keep some items of the first validation batch for recording."""
+        if self._batch is None and batch_idx == 0 and trainer.is_global_zero and not trainer.sanity_checking:
+            self._batch = spaced_items(batch, self.n_items)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Report if the weights have changed since the last report."""
-        weight = cast(Tensor, pl_module.weight).detach().cpu()
-        if self._batch is None or (self._reported is not None and torch.equal(self._reported, weight)):
+        if self._batch is None:  # nothing validated yet, or not rank 0
             return
-        self._reported = weight.clone()
-        if trainer.is_global_zero:
-            activity = cast(HasLiquid, pl_module).record(_spaced(self._batch, self.n_items))
+        digest = _digest(cast(Tensor, pl_module.weight))
+        if digest != self._reported:
+            self._reported = digest
+            activity = cast(HasLiquid, pl_module).record(self._batch)
             values = self._measure(pl_module, activity)
             for name, value in values.items():
                 pl_module.log(f"liquid/{name}", value, rank_zero_only=True, batch_size=1)
             for logger in trainer.loggers:
                 if isinstance(logger, TensorBoardLogger):
                     _draw(logger.experiment, pl_module, activity, trainer.fit_loop.total_batch_idx)
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was reported on last."""
+        return {"reported": self._reported}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up again."""
+        self._reported = state_dict["reported"]
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Let go of the recorded items."""
+        self._batch = None
 
     def _measure(self, pl_module: Any, activity: LiquidActivity) -> dict[str, float]:
         spikes = activity.spikes
@@ -90,11 +112,8 @@ class LiquidMonitor(Callback):
         return {name: value for name, value in values.items() if value == value}  # NaN where nothing fired
 
 
-def _spaced(batch: dict[str, Any], n_items: int) -> dict[str, Any]:
-    if "image" not in batch:
-        return batch  # ragged events: recorded whole
-    chosen = torch.linspace(0, len(batch["label"]) - 1, min(n_items, len(batch["label"]))).round().long()
-    return {name: value[chosen.to(value.device)] for name, value in batch.items()}
+def _digest(weight: Tensor) -> str:
+    return hashlib.sha256(weight.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 def _draw(experiment: Any, pl_module: Any, activity: LiquidActivity, step: int) -> None:

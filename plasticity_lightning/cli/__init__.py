@@ -75,7 +75,7 @@ def _help() -> str:
         *(f"  {name:<20}{text}" for name, text in _COMMANDS.items()),
         "",
         "RECIPE is a YAML file or the name of a shipped recipe, as `plasticity recipes` lists them.",
-        "Several configs merge from left to right; flags such as --trainer.max_epochs 3 come last.",
+        "Several configs merge from left to right; flags such as --trainer.max_epochs 3 win over every config, wherever they stand.",
         "",
         "options:",
         "  --version            the version of the package",

@@ -5,9 +5,10 @@ The cause is the most specific of them; the valid keys of a nested class are rea
 """
 
 import difflib
+import inspect
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
 __all__ = ["cause", "distil", "nearest"]
@@ -31,9 +32,9 @@ def distil(message: str, error: BaseException | None, keys: Iterable[str], class
     if match := re.search(r"unrecognized arguments: --?([^\s=]+)", message):
         return f"unknown option --{match[1]}{nearest(match[1], keys)}; `plasticity COMMAND --help` lists all"
     if match := re.search(r"(?:Option|Key) ['\"]([\w.+]+)['\"] is not (?:accepted|expected)", message):
-        return _unknown_key(match[1], error, list(keys))
+        return _unknown_key(match[1], error, list(keys), classes)
     if match := re.search(r"does not accept (?:option|nested key) '([\w.]+)'", message):
-        return _unknown_key(match[1], error, list(keys))
+        return _unknown_key(match[1], error, list(keys), classes)
     where = re.search(r'(?:Parser key|argument) "?([\w.+]+)"?:', message)
     key = where[1] if where else "value"
     expected = re.findall(r"Subtypes: \[(.*)\]", message)
@@ -64,7 +65,7 @@ def cause(message: str) -> str:
     return "; ".join(dict.fromkeys(specific)) or re.sub(r"\s+", " ", message)
 
 
-def _unknown_key(key: str, error: BaseException | None, keys: list[str]) -> str:
+def _unknown_key(key: str, error: BaseException | None, keys: list[str], classes: Mapping[str, type]) -> str:
     owner, allowed = "", keys
     for parser, class_name in _parsers(error):
         names = [
@@ -77,7 +78,21 @@ def _unknown_key(key: str, error: BaseException | None, keys: list[str]) -> str:
     top = [name for name in allowed if "." not in name] if not owner else allowed
     listed = sorted(name for name in top if name not in ("help", "==SUPPRESS=="))
     of = f" of {owner}" if owner else ""
+    if not listed:  # no class is named yet, or the class takes nothing
+        takers = sorted(name for name, cls in classes.items() if key in _arguments(cls))
+        return (
+            f"unknown key {key!r}{of}: {'this class' if owner else 'the class given here, if any,'} takes no arguments; "
+            "name a class first, by --config RECIPE or by class_path"
+            + (f"; classes that take {key!r}: {', '.join(takers)}" if takers else "")
+        )
     return f"unknown key {key!r}{of}; allowed: {', '.join(listed)}{nearest(key, allowed)}"
+
+
+def _arguments(cls: type) -> Collection[str]:
+    try:
+        return inspect.signature(cls).parameters
+    except ValueError:  # some built-in classes have none
+        return ()
 
 
 def _parsers(error: BaseException | None) -> Iterator[tuple[Any, str]]:

@@ -60,25 +60,29 @@ def find_recipe(name: str, folder: Path | None = None) -> tuple[Path, str]:
 
 
 def resolve_arguments(args: list[str], folder: Path | None = None) -> tuple[list[str], str | None]:
-    """Replace recipe names after `--config` or `-c` by their files.
+    """Replace recipe names after `--config` or `-c` by their files, and put the configs before all other options.
+
+    The parser takes arguments in order: an option given before the config that names its class would be unknown, and one
+    that it knows would be overwritten by the config. So configs, in the order given, follow the command, and flags always win.
 
     Args:
-        args: arguments of the command, without the program name.
+        args: arguments, the command first, without the program name.
         folder: where the shipped recipes are; None takes `recipes_folder()`.
 
     Returns:
-        (arguments with files, name of the first recipe or None).
+        (command, configs with files, all other arguments in their order; name of the first recipe or None).
 
     Raises:
         UserError: for an unknown name or a `--config` without value.
     """
-    resolved: list[str] = []
+    configs: list[str] = []
+    others: list[str] = []
     first: str | None = None
-    rest = iter(args)
+    rest = iter(args[1:])
     for arg in rest:
         option, equals, value = arg.partition("=")
         if option not in ("--config", "-c"):
-            resolved.append(arg)
+            others.append(arg)
             continue
         if not equals:
             value = next(rest, "")
@@ -86,8 +90,8 @@ def resolve_arguments(args: list[str], folder: Path | None = None) -> tuple[list
             raise UserError(f"{option} needs a value: a YAML file or the name of a recipe")
         file, name = find_recipe(value, folder)
         first = first or name
-        resolved += ["--config", str(file)]
-    return resolved, first
+        configs += ["--config", str(file)]
+    return [*args[:1], *configs, *others], first
 
 
 def _title(path: Path) -> str:

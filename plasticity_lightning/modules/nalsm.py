@@ -11,23 +11,17 @@ Source: Ivanov & Michmizos, NeurIPS 2021, and their published code.
 from __future__ import annotations
 
 import hashlib
-from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
-import lightning.pytorch as pl
 import torch
-from lightning.pytorch.core.optimizer import LightningOptimizer
-from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
-from torchmetrics.classification import MulticlassAccuracy
 
-from plasticity_lightning.readouts import READOUTS
-from plasticity_lightning.readouts.features import batch_max_scale, feature_scale, normalise_counts, silent_items
-from plasticity_lightning.runtime.feature_store import FeatureStore
+from plasticity_lightning.modules.feature_readout import FeatureReadout
 from plasticity_lightning.spiking.astrocyte import Astrocyte
 from plasticity_lightning.spiking.encoding import SpikeTrains, ink_scale, pulse_probability, rate_encode, sample_keys
 from plasticity_lightning.spiking.engines import EngineName, LiquidActivity, LiquidState, NeuronParameters
 from plasticity_lightning.spiking.engines import engine as select_engine
+from plasticity_lightning.spiking.item_batches import join_batches
 from plasticity_lightning.spiking.rules import APSTDP, STDP
 from plasticity_lightning.spiking.topology import Liquid, grid_liquid
 
@@ -39,7 +33,7 @@ torch.serialization.add_safe_globals([APSTDP, NeuronParameters])
 _SPLIT_KEYS = {"initialise": 0, "train": 1, "val": 2, "test": 3, "predict": 4}
 
 
-class NALSM(pl.LightningModule):
+class NALSM(FeatureReadout):
     """Neuron-astrocyte liquid state machine, and its baselines by configuration.
 
     Batches are dicts with `label` and `index` int64 [B] and either `image` [B, ...] (rate-coded here) or `events`, spike trains with the
@@ -85,7 +79,6 @@ class NALSM(pl.LightningModule):
     trace: Tensor
     calcium: Tensor
     input_scale: Tensor
-    output_scale: Tensor
 
     def __init__(
         self,
@@ -113,19 +106,19 @@ class NALSM(pl.LightningModule):
         cache_dir: str | None = None,
         seed: int = 0,
     ) -> None:
-        super().__init__()
-        if n_classes < 2:
-            raise ValueError(f"n_classes={n_classes} must be at least 2")
+        generator = torch.Generator().manual_seed(seed)
+        liquid = grid_liquid(shape, n_inputs, weight=weight, input_density=input_density, generator=generator)
+        super().__init__(n_classes, liquid.n_neurons, readout, readout_arguments, feature_scaling, cache_dir, "int16")
         if rule not in ("none", "stdp", "ap_stdp"):
             raise ValueError(f"rule={rule!r} must be 'none', 'stdp' or 'ap_stdp'")
         if rule == "none" and initialise:
             raise ValueError("initialise=True needs a plasticity rule: with rule='none' set initialise=False")
         if rule != "none" and weight > rule_parameters.w_max:
             raise ValueError(f"weight={weight} must not exceed the rule's w_max={rule_parameters.w_max}")
-        if readout not in READOUTS:
-            raise ValueError(f"readout={readout!r} must be one of {sorted(READOUTS)}")
         if carry_trace not in ("none", "initialise", "both"):
             raise ValueError(f"carry_trace={carry_trace!r} must be 'none', 'initialise' or 'both'")
+        if test_scale not in ("train", "own"):
+            raise ValueError(f"test_scale={test_scale!r} must be 'train' or 'own'")
         for name, value in (("init_steps", init_steps), ("feature_steps", feature_steps)):
             if value < 1:
                 raise ValueError(f"{name}={value} must be at least 1 ms")
@@ -134,15 +127,11 @@ class NALSM(pl.LightningModule):
         if scale is not None and scale <= 0:
             raise ValueError(f"scale={scale} must be positive")
         self.save_hyperparameters()
-        self.automatic_optimization = False
         self.modulator: Astrocyte | None = None
         self.modulation: Tensor | None = None
         self.neuron = neuron
         self.rule = {"none": None, "stdp": _plain_stdp(rule_parameters), "ap_stdp": rule_parameters}[rule]
         self.simulate = select_engine(engine)
-
-        generator = torch.Generator().manual_seed(seed)
-        liquid = grid_liquid(shape, n_inputs, weight=weight, input_density=input_density, generator=generator)
         self.n_inputs, self.n_neurons, self.n_excitatory = n_inputs, liquid.n_neurons, liquid.n_excitatory
         self.register_buffer("positions", liquid.positions)
         self.register_buffer("source", liquid.source)
@@ -151,17 +140,8 @@ class NALSM(pl.LightningModule):
         self.register_buffer("trace", torch.zeros(liquid.n_sources, dtype=torch.float64))
         self.register_buffer("calcium", torch.zeros(liquid.n_neurons, dtype=torch.float64))
         self.register_buffer("input_scale", torch.tensor(scale or 0.0, dtype=torch.float64))
-        self.register_buffer("output_scale", torch.tensor(0.0))
-        self.readout_weight = torch.nn.Parameter(torch.zeros(n_classes, liquid.n_neurons), requires_grad=False)
-        self.readout_bias = torch.nn.Parameter(torch.zeros(n_classes), requires_grad=False)
         self.phase = "initialise" if initialise else "features"
-        self.solver: Any = None
-        self._solver_state: dict[str, Any] | None = None
-        self._store: FeatureStore | None = None
         self._own_scale: float | None = None
-        self.accuracy = torch.nn.ModuleDict(
-            {s: MulticlassAccuracy(n_classes, average="micro") for s in ("val", "test")}
-        )
 
     # what callbacks see
 
@@ -182,64 +162,43 @@ class NALSM(pl.LightningModule):
         """Simulate a batch of validation items as in feature extraction, with every liquid spike recorded."""
         return self._simulate_features(batch, "val", record=True)
 
-    # the three phases
+    # the phases
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """One chunk of items (initialise, features) or one step of the readout solver (readout)."""
         if self.phase == "initialise":
             self._initialise(batch)
-        elif self.phase == "features":
-            self._extract(batch, "train")
-        elif self.phase == "readout":
-            self.modulation = None  # nothing is simulated any more
-            self._advance_readout()
-        # nothing to optimise by gradient; counts the step for schedules and checkpoints
-        cast(LightningOptimizer, self.optimizers()).step()
-
-    def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:
-        """Skip the rest of the epoch once the readout is done."""
-        return -1 if self.phase == "done" else None
-
-    def on_train_epoch_end(self) -> None:
-        """Move on to the next phase."""
-        if self.trainer.should_stop and self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch is False:
+            self.count_step()
             return
+        if self.phase == "readout":
+            self.modulation = None  # nothing is simulated any more
+        super().training_step(batch, batch_idx)
+
+    def next_phase(self) -> None:
+        """From the initialisation to the features, and on."""
         if self.phase == "initialise":
             self.phase = "features"
-        elif self.phase == "features":
-            self._gather_features()
-            self.phase = "readout"
+        else:
+            super().next_phase()
 
-    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Features of the validation items, and their accuracy once there is a readout."""
-        if self.trainer.sanity_checking or (self.phase == "initialise" and self.trainer.state.fn == "fit"):
-            return
-        counts = self._extract(batch, "val")
-        if self.phase in ("readout", "done"):
-            self._score(batch, counts, "val")
+    def make_features(self, batch: dict[str, Any], split: str) -> Tensor:
+        """Spike counts int32 [B, N]."""
+        activity = self._simulate_features(batch, split)
+        if split == "train":
+            self._log_activity(activity, "features")
+        return activity.counts
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """Accuracy on the test items."""
-        self._require_readout()
-        self._score(batch, self._extract(batch, "test"), "test")
+    @property
+    def features_follow_order(self) -> bool:
+        """True where the plastic liquid carries its traces from item to item."""
+        return self.hparams["carry_trace"] == "both" and self.rule is not None and not self.hparams["freeze"]
 
-    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
-        """Class probabilities [B, n_classes]."""
-        self._require_readout()
-        return self(self._simulate_features(batch, "predict").counts).softmax(1)
-
-    def forward(self, counts: Tensor) -> Tensor:
-        """Logits [B, n_classes] of spike counts [B, N]."""
-        features = normalise_counts(counts)
-        by_batch = self.hparams["feature_scaling"] == "batch"
-        features = batch_max_scale(features, 250) if by_batch else features / self.output_scale.to(features)
-        return torch.nn.functional.linear(
-            features.to(self.readout_weight.device), self.readout_weight, self.readout_bias
+    def advice_if_silent(self) -> str:
+        """A liquid that never fired needs more drive."""
+        return (
+            f"the liquid never fired; raise weight={self.hparams['weight']}, "
+            f"input_density={self.hparams['input_density']} or feature_steps={self.hparams['feature_steps']}"
         )
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """A bookkeeping optimizer: Lightning counts steps by it."""
-        return torch.optim.SGD([self.readout_weight, self.readout_bias], lr=1.0)
 
     # set-up, checkpoints
 
@@ -252,49 +211,20 @@ class NALSM(pl.LightningModule):
             if self.hparams["test_scale"] == "own" and stage == "test":
                 self._own_scale = ink_scale(data.arrays("test_file")[0])
 
-    def on_fit_start(self) -> None:
-        """Refuse a validation-less fit, and resume features that were lost with their directory."""
-        if not self.trainer.enable_validation:
-            raise MisconfigurationException(
-                "NALSM selects its readout on validation accuracy: it needs validation data"
-            )
-        if self.phase == "readout" and 0 in (self.store.size("train"), self.store.size("val")):
-            pl.utilities.rank_zero_warn(f"no features found in {self.store.directory}: extracting them again")
-            self.phase = "features"
-
-    def on_train_end(self) -> None:
-        """Say so where the run ended before its readout."""
-        if self.phase != "done":
-            pl.utilities.rank_zero_warn(f"NALSM stopped in phase {self.phase!r}, before its readout was complete")
-
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the phase, the solver and the astrocyte beside the buffers."""
-        solver = self._solver_state if self.solver is None else self.solver.state_dict()
-        astrocyte = None if self.modulator is None else vars(self.modulator).copy()
-        checkpoint["nalsm"] = {"phase": self.phase, "solver": solver, "astrocyte": astrocyte}
+        """Keep the astrocyte too: it is part of a plastic liquid."""
+        super().on_save_checkpoint(checkpoint)
+        checkpoint["nalsm"] = {"astrocyte": None if self.modulator is None else vars(self.modulator).copy()}
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore them; an astrocyte given by a callback takes precedence."""
-        kept = checkpoint["nalsm"]
-        self.phase, self._solver_state, self.solver = kept["phase"], kept["solver"], None
-        if self.modulator is None and kept["astrocyte"] is not None:
-            self.modulator = Astrocyte(**kept["astrocyte"])
+        """Restore it; an astrocyte given by a callback takes precedence."""
+        super().on_load_checkpoint(checkpoint)
+        kept = checkpoint["nalsm"]["astrocyte"]
+        if self.modulator is None and kept is not None:
+            self.modulator = Astrocyte(**kept)
 
-    @property
-    def store(self) -> FeatureStore:
-        """Features of the current weights; another network or encoding has another directory."""
-        if self._store is None:
-            root = self.hparams["cache_dir"] or Path(self._run_directory()) / "features"
-            self._store = FeatureStore(Path(root) / self._fingerprint(), self.n_neurons)
-        return self._store
-
-    # private
-
-    def _run_directory(self) -> str:
-        return self.trainer.log_dir or self.trainer.default_root_dir
-
-    def _fingerprint(self) -> str:
-        """Hash of all that determines a feature."""
+    def fingerprint(self) -> str:
+        """Hash of the network with its weights, the encoding, rule, neuron and astrocyte."""
         digest = hashlib.sha256()
         for tensor in (self.source, self.target, self.weight, self.input_scale):
             digest.update(tensor.cpu().numpy().tobytes())
@@ -302,6 +232,8 @@ class NALSM(pl.LightningModule):
         digest.update(repr([(n, self.hparams[n]) for n in names]).encode())
         digest.update(repr((self.rule, self.neuron, self.modulator)).encode())
         return digest.hexdigest()[:16]
+
+    # private
 
     def _initialise(self, batch: dict[str, Any]) -> None:
         batch = _gathered(batch, self.trainer.world_size)
@@ -322,32 +254,16 @@ class NALSM(pl.LightningModule):
             torch.distributed.broadcast(self.weight, 0)
         self._log_activity(activity, "initialise")
 
-    def _extract(self, batch: dict[str, Any], split: str) -> Tensor:
-        """Counts int [B, N] of a batch, simulated where the store does not know them."""
-        index = batch["index"].cpu()
-        missing = self.store.missing(split, index)
-        # carried traces must pass through every item, also through those whose counts an interrupted run has kept
-        if bool(missing.any()) or (self._sequential() and self.phase == "features"):
-            part = batch if bool(missing.all()) or self._sequential() else _subset(batch, missing)
-            activity = self._simulate_features(part, split)
-            self.store.add(split, part["index"].cpu(), part["label"].cpu(), activity.counts)
-            if split == "train":
-                self._log_activity(activity, "features")
-        return self.store.counts(split, index)
-
     def _simulate_features(self, batch: dict[str, Any], split: str, record: bool = False) -> LiquidActivity:
         trains = self._encode(batch, split, self.hparams["feature_steps"])
         frozen = self.hparams["freeze"]
-        carry = self._sequential()
+        carry = self.features_follow_order
         state = LiquidState(self.weight.cpu(), self.trace.cpu() if carry else None)
         rule = None if frozen else self.rule
         activity, after = self._run(trains, state, "private", self.hparams["rate_decay"], rule, record)
         if carry and not record and after.trace is not None:
             self.trace.copy_(after.trace)
         return activity
-
-    def _sequential(self) -> bool:
-        return self.hparams["carry_trace"] == "both" and self.rule is not None and not self.hparams["freeze"]
 
     def _run(
         self,
@@ -394,55 +310,6 @@ class NALSM(pl.LightningModule):
             start = 1 + (keys & 0x7FFFFFFF) % max(trains.n_steps - n_steps - 2, 1)
         return trains.window(start.clamp(max=trains.n_steps - n_steps), n_steps)
 
-    def _gather_features(self) -> None:
-        if self.trainer.world_size == 1:
-            return
-        for split in ("train", "val"):
-            everyone: list[Any] = [None] * self.trainer.world_size
-            torch.distributed.all_gather_object(everyone, self.store.rows(split))
-            for rows in everyone:
-                self.store.add(split, *rows)
-
-    def _advance_readout(self) -> None:
-        if self.solver is None:
-            self.solver = self._build_solver()
-            if self._solver_state is not None:
-                self.solver.load_state_dict(self._solver_state)
-        if not self.solver.done:
-            metrics = self.solver.step()
-            self.log_dict({f"readout/{name}": value for name, value in metrics.items()}, batch_size=1)
-            self.log("readout/val_acc", metrics["val_accuracy"], prog_bar=True, logger=False, batch_size=1)
-        if self.solver.done:
-            self.readout_weight.copy_(self.solver.best_weight)
-            self.readout_bias.copy_(self.solver.best_bias)
-            self.phase = "done"
-            self.trainer.should_stop = True
-
-    def _build_solver(self) -> Any:
-        _, label, counts = self.store.rows("train")
-        _, val_label, val_counts = self.store.rows("val")
-        silent = silent_items(counts)
-        if silent == len(counts):
-            raise ValueError(
-                f"the liquid never fired on any of the {len(counts)} training items: raise weight={self.hparams['weight']}, "
-                f"input_density={self.hparams['input_density']} or feature_steps={self.hparams['feature_steps']}"
-            )
-        self.log("features/silent_items", float(silent), batch_size=1)
-        train, val = normalise_counts(counts), normalise_counts(val_counts)
-        if self.hparams["feature_scaling"] == "batch":
-            train, val = batch_max_scale(train, 250), batch_max_scale(val, 250)
-        else:
-            self.output_scale.fill_(feature_scale(train))
-            train, val = train / self.output_scale.cpu(), val / self.output_scale.cpu()
-        return READOUTS[self.hparams["readout"]](
-            train, label, val, val_label, self.hparams["n_classes"], **(self.hparams["readout_arguments"] or {})
-        )
-
-    def _score(self, batch: dict[str, Any], counts: Tensor, split: str) -> None:
-        metric = cast(MulticlassAccuracy, self.accuracy[split])
-        metric(self(counts), batch["label"].to(self.readout_weight.device))
-        self.log(f"{split}/accuracy", metric, on_step=False, on_epoch=True, prog_bar=True, batch_size=len(counts))
-
     def _log_activity(self, activity: LiquidActivity, phase: str) -> None:
         values = {
             f"{phase}/liquid_spikes_per_ms": activity.n_liquid.float().mean(),
@@ -451,29 +318,9 @@ class NALSM(pl.LightningModule):
         }
         self.log_dict(values, batch_size=1)
 
-    def _require_readout(self) -> None:
-        if self.phase != "done":
-            raise MisconfigurationException(
-                f"this NALSM has no readout yet (phase {self.phase!r}): fit it, or give --ckpt_path"
-            )
-
 
 def _plain_stdp(parameters: APSTDP) -> STDP:
     return STDP(parameters.lr, parameters.trace_increment, parameters.trace_decay, parameters.w_max)
-
-
-def _subset(batch: dict[str, Any], mask: Tensor) -> dict[str, Any]:
-    """The items of a batch where `mask`."""
-    part: dict[str, Any] = {
-        name: batch[name][mask.to(batch[name].device)] for name in ("image", "label", "index") if name in batch
-    }
-    if "events" in batch:
-        events = batch["events"]
-        counts = events.offsets.cpu().diff().view(-1, int(events.n_steps))
-        kept = counts[mask].reshape(-1)
-        channels = events.channels.cpu()[torch.repeat_interleave(mask, counts.sum(1))]
-        part["events"] = SpikeTrains(_offsets(kept), channels, int(events.n_steps), int(events.n_channels))
-    return part
 
 
 def _gathered(batch: dict[str, Any], world_size: int) -> dict[str, Any]:
@@ -481,20 +328,6 @@ def _gathered(batch: dict[str, Any], world_size: int) -> dict[str, Any]:
     if world_size == 1:
         return batch
     everyone: list[Any] = [None] * world_size
-    torch.distributed.all_gather_object(
-        everyone, {k: v.cpu() if isinstance(v, Tensor) else v for k, v in batch.items()}
-    )
-    merged: dict[str, Any] = {
-        name: torch.cat([b[name] for b in everyone]) for name in ("image", "label", "index") if name in batch
-    }
-    if "events" in batch:
-        events = [b["events"] for b in everyone]
-        offsets = _offsets(torch.cat([e.offsets.diff() for e in events]))
-        merged["events"] = SpikeTrains(
-            offsets, torch.cat([e.channels for e in events]), events[0].n_steps, events[0].n_channels
-        )
-    return merged
-
-
-def _offsets(counts: Tensor) -> Tensor:
-    return torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    mine = {k: v.cpu() if isinstance(v, Tensor) else v for k, v in batch.items()}
+    torch.distributed.all_gather_object(everyone, mine)
+    return join_batches(everyone)

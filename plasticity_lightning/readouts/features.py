@@ -25,7 +25,7 @@ def normalise_counts(counts: Tensor) -> Tensor:
     """Each neuron's share of its item's spikes.
 
     Args:
-        counts: spikes per item and neuron [M, N], at least 0, integer or float.
+        counts: spikes per item and neuron [M, N], or any features that are at least 0; integer or float.
 
     Returns:
         float32 [M, N]; rows sum to 1, except that an item with no spike gives a row of zeros.
@@ -35,7 +35,8 @@ def normalise_counts(counts: Tensor) -> Tensor:
     """
     _check_counts(counts)
     values = counts.to(torch.float32)
-    return values / values.sum(dim=1, keepdim=True).clamp_min(1.0)
+    total = values.sum(dim=1, keepdim=True)
+    return values / torch.where(total > 0, total, torch.ones_like(total))
 
 
 def silent_items(counts: Tensor) -> int:

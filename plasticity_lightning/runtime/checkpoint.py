@@ -107,7 +107,8 @@ class AtomicCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save when an epoch interval is over; compare with the best."""
-        due = self._epochs is not None and self._epochs.due(trainer, pl_module)
+        # Lightning raises current_epoch only after the epoch-end hooks: this epoch, too, is finished
+        due = self._epochs is not None and self._epochs.crossed(trainer.current_epoch + 1)
         if due or _signalled(trainer):
             self._save(trainer, "last")
             self._save_if_best(trainer)

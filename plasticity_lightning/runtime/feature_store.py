@@ -19,28 +19,31 @@ __all__ = ["FeatureStore"]
 
 
 class FeatureStore:
-    """Rows of spike counts by split and sample index.
+    """Rows of features, spike counts by default, by split and sample index.
 
     Args:
         directory: where chunks are kept; created when the first one is written. None keeps them in memory only.
         n_features: length of a row.
+        dtype: numpy type of a row's values; int16 holds every spike count of half a minute.
 
     Raises:
-        ValueError: if a file in the directory is not a chunk of such rows.
+        ValueError: if n_features < 1, or a file in the directory is not a chunk of such rows.
     """
 
-    def __init__(self, directory: Path | None, n_features: int) -> None:
+    def __init__(self, directory: Path | None, n_features: int, dtype: str = "int16") -> None:
         if n_features < 1:
             raise ValueError(f"n_features={n_features} must be at least 1")
-        self.directory, self.n_features = directory, n_features
+        self.directory, self.n_features, self.dtype = directory, n_features, np.dtype(dtype)
         self._splits: dict[str, _Rows] = {}
         for path in sorted(directory.glob("*.npz")) if directory is not None and directory.is_dir() else ():
             try:
                 with np.load(path) as chunk:
+                    if chunk["counts"].dtype != self.dtype:
+                        raise ValueError(f"holds {chunk['counts'].dtype}")
                     self._rows(path.name.split("-")[0]).put(chunk["index"], chunk["label"], chunk["counts"])
             except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
                 raise ValueError(
-                    f"{path} is no readable chunk of {n_features} features a row: delete it ({error})"
+                    f"{path} is no readable chunk of {n_features} features a row ({self.dtype}): delete it ({error})"
                 ) from error
 
     def size(self, split: str) -> int:
@@ -59,11 +62,11 @@ class FeatureStore:
         )
 
     def add(self, split: str, index: Tensor, label: Tensor, counts: Tensor) -> None:
-        """Keep rows `counts` int [M, n_features] of samples `index` int64 [M] with `label` int64 [M]; known samples are skipped."""
+        """Keep rows `counts` [M, n_features] of samples `index` int64 [M] with `label` int64 [M]; known samples are skipped."""
         new = self.missing(split, index)
         if not bool(new.any()):
             return
-        arrays = index[new].numpy(), label[new].numpy(), counts[new].to(torch.int16).numpy()
+        arrays = index[new].numpy(), label[new].numpy(), counts[new].cpu().numpy().astype(self.dtype)
         if self.directory is not None:
             self.directory.mkdir(parents=True, exist_ok=True)
             name = f"{split}-{uuid.uuid4().hex}.npz"
@@ -76,7 +79,7 @@ class FeatureStore:
         self._rows(split).put(*arrays)
 
     def counts(self, split: str, index: Tensor) -> Tensor:
-        """Rows int16 [M, n_features] of samples `index`.
+        """Rows [M, n_features] of samples `index`.
 
         Raises:
             KeyError: if one of them is missing.
@@ -87,22 +90,22 @@ class FeatureStore:
         return torch.from_numpy(self._rows(split).counts[index.numpy()])
 
     def rows(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
-        """(index int64 [M], label int64 [M], counts int16 [M, n_features]) of a split, by ascending index."""
+        """(index int64 [M], label int64 [M], counts [M, n_features]) of a split, by ascending index."""
         rows = self._rows(split)
         index = np.flatnonzero(rows.known)
         return torch.from_numpy(index), torch.from_numpy(rows.label[index]), torch.from_numpy(rows.counts[index])
 
     def _rows(self, split: str) -> _Rows:
-        return self._splits.setdefault(split, _Rows(self.n_features))
+        return self._splits.setdefault(split, _Rows(self.n_features, self.dtype))
 
 
 class _Rows:
     """One split: arrays addressed by sample index, grown as larger indices come."""
 
-    def __init__(self, n_features: int) -> None:
+    def __init__(self, n_features: int, dtype: np.dtype) -> None:
         self.known = np.zeros(0, dtype=bool)
         self.label = np.zeros(0, dtype=np.int64)
-        self.counts = np.zeros((0, n_features), dtype=np.int16)
+        self.counts = np.zeros((0, n_features), dtype=dtype)
 
     def put(self, index: np.ndarray, label: np.ndarray, counts: np.ndarray) -> None:
         needed = int(index.max()) + 1
@@ -110,5 +113,5 @@ class _Rows:
             grow = max(needed, len(self.known) * 5 // 4) - len(self.known)
             self.known = np.concatenate([self.known, np.zeros(grow, dtype=bool)])
             self.label = np.concatenate([self.label, np.zeros(grow, dtype=np.int64)])
-            self.counts = np.concatenate([self.counts, np.zeros((grow, self.counts.shape[1]), dtype=np.int16)])
+            self.counts = np.concatenate([self.counts, np.zeros((grow, self.counts.shape[1]), dtype=self.counts.dtype)])
         self.known[index], self.label[index], self.counts[index] = True, label, counts

@@ -75,16 +75,22 @@ class SpikeTrains:
         if n_steps < 1 or bool((start < 0).any()) or bool((start + n_steps > self.n_steps).any()):
             raise ValueError(f"windows of {n_steps} steps must lie inside the {self.n_steps} steps of a sample")
         frames = (torch.arange(self.n_samples) * self.n_steps + start)[:, None] + torch.arange(n_steps)
-        frames = frames.reshape(-1)
+        return self._frames(frames.reshape(-1), n_steps)
+
+    def select(self, index: Tensor) -> SpikeTrains:
+        """The samples at `index`, int64 [K] in [0, B), in that order."""
+        if index.numel() and not (int(index.min()) >= 0 and int(index.max()) < self.n_samples):
+            raise ValueError(f"index must lie in [0, {self.n_samples}), the samples")
+        frames = index[:, None] * self.n_steps + torch.arange(self.n_steps)
+        return self._frames(frames.reshape(-1), self.n_steps)
+
+    def _frames(self, frames: Tensor, n_steps: int) -> SpikeTrains:
+        """Trains of the given frames (sample * T + step) int64, each sample `n_steps` of them."""
         counts = self.offsets.diff()[frames]
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
         within = torch.arange(int(offsets[-1])) - torch.repeat_interleave(offsets[:-1], counts)
-        return SpikeTrains(
-            offsets,
-            self.channels[torch.repeat_interleave(self.offsets[frames], counts) + within],
-            n_steps,
-            self.n_channels,
-        )
+        channels = self.channels[torch.repeat_interleave(self.offsets[frames], counts) + within]
+        return SpikeTrains(offsets, channels, n_steps, self.n_channels)
 
 
 def ink_fraction(images: Tensor) -> Tensor:

@@ -127,6 +127,30 @@ def test_a_mistake_gives_one_message_and_status_2(tmp_path, capsys, flags, words
     assert all(word in errors[0] for word in words), errors[0]
 
 
+def test_an_option_of_no_class_says_who_would_take_it(capsys):
+    assert main(["fit", "--model.init_args.cache_dir", "x"]) == 2
+    (error,) = capsys.readouterr().err.splitlines()
+    assert "unknown key 'cache_dir'" in error
+    assert "--config RECIPE" in error
+    assert "NALSM" in error
+    assert "allowed:" not in error  # nothing to list
+
+
+def test_flags_win_over_configs_wherever_they_stand(tmp_path, capsys):
+    recipe = _recipe(tmp_path)
+    overlay = tmp_path / "overlay.yaml"
+    overlay.write_text("trainer: {max_epochs: 5}\nmodel: {init_args: {width: 9}}")
+    flags = ["--trainer.max_epochs=7", "--model.width", "6", "--print_config"]
+    printed = []
+    for before in (0, 1, 3, 4):
+        args = ["fit", *flags[:before], "--config", recipe, f"--config={overlay}", *flags[before:]]
+        assert main(args) == 0
+        printed.append(yaml.safe_load(capsys.readouterr().out))
+    assert printed[0]["trainer"]["max_epochs"] == 7
+    assert printed[0]["model"]["init_args"]["width"] == 6
+    assert printed[1:] == printed[:1] * 3
+
+
 def test_a_wrong_key_deep_in_a_callbacks_list_names_the_right_one(tmp_path, capsys):
     overlay = tmp_path / "cb.yaml"
     overlay.write_text("trainer: {callbacks: [{class_path: GracefulStop, init_args: {every_n_batch: 3}}]}")
@@ -148,8 +172,14 @@ def test_recipe_names_resolve_and_unknown_ones_name_the_nearest(tmp_path):
     assert list_recipes(tmp_path) == {"nalsm/quickstart": (file, "What it shows")}
     for name in ("nalsm/quickstart", "nalsm/quickstart.yaml"):
         assert resolve_arguments(["fit", "-c", name], tmp_path) == (["fit", "--config", str(file)], "nalsm/quickstart")
+    (tmp_path / "frozen.yaml").write_text("model: null\n")
+    args = ["fit", "--a", "1", "-c", "nalsm/quickstart", "--b=2", "--config", "frozen", "--c"]
+    configs = ["--config", str(file), "--config", str(tmp_path / "frozen.yaml")]
+    assert resolve_arguments(args, tmp_path)[0] == ["fit", *configs, "--a", "1", "--b=2", "--c"]
     with pytest.raises(UserError, match="nalsm/quickstart"):
         resolve_arguments(["fit", "--config=nalsm/quikstart"], tmp_path)
+    with pytest.raises(UserError, match="--config needs a value"):
+        resolve_arguments(["fit", "--config"], tmp_path)
 
 
 def test_run_folders_are_claimed_once_and_the_newest_checkpoint_wins(tmp_path):
@@ -167,7 +197,9 @@ def test_run_folders_are_claimed_once_and_the_newest_checkpoint_wins(tmp_path):
 def test_the_fast_commands_need_no_torch(flag):
     code = (
         "import sys\nfrom plasticity_lightning.cli import main\n"
-        f"assert main([{flag!r}]) == 0\nassert 'torch' not in sys.modules"
+        f"assert main([{flag!r}]) == 0\n"
+        "heavy = {'torch', 'lightning', 'numba', 'matplotlib', 'jsonargparse', 'numpy'} & set(sys.modules)\n"
+        "assert not heavy, heavy"
     )
     assert subprocess.run([sys.executable, "-c", code], check=False, timeout=30).returncode == 0
 

@@ -10,6 +10,7 @@ from plasticity_lightning.readouts import (
     feature_scale,
     normalise_counts,
     random_features,
+    random_projection,
     silent_items,
     soft_cross_entropy,
     soft_targets,
@@ -67,15 +68,29 @@ def test_loss_of_zero_logits_is_log_k():
         soft_cross_entropy(torch.zeros(3, 2), torch.zeros(2, 2))
 
 
-def test_random_features_are_rectified_signed_sums_of_fan_in_pixels():
-    # The identity matrix as images reads out the positive part of the projection, minus it the negative part.
-    eye = torch.eye(20)
-    positive = random_features(eye, 7, torch.Generator().manual_seed(1), fan_in=5)
-    negative = random_features(-eye, 7, torch.Generator().manual_seed(1), fan_in=5)
-    projection = positive - negative
-    assert torch.equal((projection != 0).sum(dim=0), torch.full((7,), 5))
+def test_shares_do_not_depend_on_the_unit_of_a_feature():
+    features = torch.rand(3, 5, generator=torch.Generator().manual_seed(0)) * 1e-3  # every row sums to less than 1
+    assert torch.allclose(normalise_counts(features), normalise_counts(features * 1e4))
+    assert torch.allclose(normalise_counts(features).sum(1), torch.ones(3))
+
+
+def test_a_random_projection_has_fan_in_signs_in_each_row():
+    projection = random_projection(20, 7, torch.Generator().manual_seed(1), fan_in=5)
+    assert torch.equal((projection != 0).sum(dim=1), torch.full((7,), 5))
     assert set(projection.unique().tolist()) == {-1.0, 0.0, 1.0}
-    other = random_features(eye, 7, torch.Generator().manual_seed(2), fan_in=5)
-    assert not torch.equal(positive, other)
-    with pytest.raises(ValueError, match="fan_in"):
-        random_features(eye, 7, torch.Generator(), fan_in=21)
+    assert torch.equal(projection, random_projection(20, 7, torch.Generator().manual_seed(1), fan_in=5))
+    assert not torch.equal(projection, random_projection(20, 7, torch.Generator().manual_seed(2), fan_in=5))
+    for arguments, name in (((20, 7, torch.Generator(), 21), "fan_in"), ((20, 0, torch.Generator()), "n_features")):
+        with pytest.raises(ValueError, match=name):
+            random_projection(*arguments)
+
+
+def test_random_features_are_rectified_signed_sums():
+    projection = torch.tensor([[1.0, -1.0, 0.0], [0.0, -1.0, 1.0]])
+    # 5 - 2 = 3 and 1 - 2 = -1; 0 - 4 = -4 and 7 - 4 = 3
+    images = torch.tensor([[5.0, 2.0, 1.0], [0.0, 4.0, 7.0]])
+    assert torch.equal(random_features(images, projection), torch.tensor([[3.0, 0.0], [0.0, 3.0]]))
+    with pytest.raises(ValueError, match="flat_images must be float"):
+        random_features(images.int(), projection)
+    with pytest.raises(ValueError, match="images have 2 values, the projection takes 3"):
+        random_features(images[:, :2], projection)

@@ -30,6 +30,9 @@ def root(image_root: Path) -> Path:
 
 
 def overrides(name: str, root: Path) -> list[str]:
+    if name.endswith("random_features"):
+        return [*TINY[3:], "--model.init_args.n_features=50", f"--data.init_args.root={root}", "--data.init_args.val_size=20",
+                "--data.init_args.download=false"]  # fmt: skip
     if name == "nalsm/quickstart":
         return [*TINY, "--data.init_args.limit_train=60"]
     if name == "nalsm/nmnist_emulated":

@@ -47,6 +47,16 @@ def test_a_foreign_file_is_named(tmp_path: Path) -> None:
         FeatureStore(tmp_path, 3)
 
 
+def test_float_rows_are_kept_exactly_and_not_mistaken_for_counts(tmp_path: Path) -> None:
+    values = torch.rand(2, 3, generator=torch.Generator().manual_seed(0))
+    FeatureStore(tmp_path, 3, "float32").add("train", torch.tensor([0, 1]), torch.tensor([5, 6]), values)
+    assert torch.equal(FeatureStore(tmp_path, 3, "float32").rows("train")[2], values)
+    with pytest.raises(
+        ValueError, match=r"no readable chunk of 3 features a row \(int16\): delete it \(holds float32\)"
+    ):
+        FeatureStore(tmp_path, 3)
+
+
 def test_missing_rows_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="1 of 1 samples"):
         FeatureStore(None, 3).counts("test", torch.tensor([5]))
