@@ -50,11 +50,16 @@ def test_a_suspended_block_is_outside_all_and_they_come_back_even_after_an_error
     hold(outer)
     hold(inner)
     other = Seen()
-    with pytest.raises(KeyError), suspended():
+
+    @suspended()
+    def fails():
         hold(other)
         torch.ones(1).relu()
         release(other)
         raise KeyError
+
+    with pytest.raises(KeyError):
+        fails()
     assert _get_current_function_mode_stack() == [outer, inner]
     release(outer)
     release(inner)
