@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from plasticity_lightning.protocols import HasModulator
+from plasticity_lightning.runtime.clock import logging_due
 from plasticity_lightning.spiking.astrocyte import Astrocyte, astrocyte_step
 
 __all__ = ["AstrocyteFeedback"]
@@ -117,7 +118,7 @@ class AstrocyteFeedback(Callback):
         if self.target is not None:
             self._advance(trainer)
             self._write_target(pl_module)
-        if (batch_idx + 1) % trainer.log_every_n_steps == 0:
+        if logging_due(trainer):
             rate = self.state if self.target is not None else getattr(pl_module, "modulation", None)
             if rate is not None and rate.numel():
                 pl_module.log("astrocyte/depression_rate", rate.double().mean().float(), batch_size=1)

@@ -39,6 +39,7 @@ from plasticity_lightning.callbacks.monitoring.publish import (
 )
 from plasticity_lightning.measures.aggregate import NETWORK, tag
 from plasticity_lightning.measures.registry import MEASURES, measure_named
+from plasticity_lightning.runtime.overlap import EagerExecution, hold, release, suspended, unobserved
 
 __all__ = ["DEFAULT_MEASURES", "PlasticityMonitor"]
 
@@ -151,7 +152,7 @@ class PlasticityMonitor(Callback):
         self._open = False
         self._see_functions = self.functional
         self._checked = False
-        self._stance: Any = None
+        self._eager: EagerExecution | None = None
         self._restored: dict[str, Any] = {}
 
     @property
@@ -196,12 +197,14 @@ class PlasticityMonitor(Callback):
         self._close()
         self._open = True
         pending = self._cadence.pending
-        self._values: dict[str, LayerValues] = self._weights.measure(pending)
+        with unobserved():
+            self._values: dict[str, LayerValues] = self._weights.measure(pending)
         activities = self._activities(pending)
         if self.on == "batch" and activities:
             if "torch._dynamo" in sys.modules:
                 # compiled code calls no hooks: this one batch runs eagerly; nothing is compiled anew before or after
-                self._stance = torch.compiler.set_stance("force_eager")
+                self._eager = EagerExecution()
+                hold(self._eager)
             self._collector.install(
                 self._nonlinearities, self._producers, activities, self._see_functions, self._all_calls
             )
@@ -215,35 +218,17 @@ class PlasticityMonitor(Callback):
     ) -> None:
         """Measure the accumulated, unscaled gradients."""
         if self._open:
-            self._gradients.measure(optimizer, self._cadence.pending)
+            with unobserved():
+                self._gradients.measure(optimizer, self._cadence.pending)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Publish what the batch served; the rest stays pending."""
-        if not self._open:
-            return
-        self._close()
-        pending = self._cadence.pending
-        served = {m for m in pending if self._needs[m] == "weights" and m != "update_ratio"}
-        if not trainer.optimizers:
-            served |= {m for m in pending if self._needs[m] == "gradients" or m == "update_ratio"}
-        values = {**self._values, **self._gradients.values(), **self._updates.values()}
-        if self._wants_probe(pending) and not self._probe.ready:
-            self._probe.keep(batch, trainer.strategy.broadcast)
-        activities = self._measure_activities(pl_module)
-        if activities:
-            served |= self._activities(pending)
-        whole = {m for m in pending if self._needs[m] == "probe"}
-        scalars = self._probe.measure(pl_module, whole, trainer.optimizers) if whole and self._probe.ready else {}
-        served |= set(values) | set(scalars)
-        if "grad_direction" in served and self._cadence.every["grad_direction"] > 1:
-            self._gradients.forget_previous()
-        pending -= served
-        tags = {tag(measure, NETWORK): value.float() for measure, value in scalars.items()}
-        for measure, found in {**values, **activities}.items():
-            tags |= tagged(measure, found, self._groups, self.per_layer)
-        self._publish(trainer, pl_module, tags, activities)
+        if self._open:
+            self._close()
+            with suspended():  # whoever else watches the batch must not take the measuring for a part of it
+                self._finish(trainer, pl_module, batch)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave no hook behind for validation if the last batch was skipped."""
@@ -298,9 +283,31 @@ class PlasticityMonitor(Callback):
         self._probe.remove()
         if hasattr(self, "_updates"):
             self._updates.remove()
-        if self._stance is not None:
-            self._stance.__exit__(None, None, None)
-            self._stance = None
+        if self._eager is not None:
+            release(self._eager)
+            self._eager = None
+
+    def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
+        pending = self._cadence.pending
+        served = {m for m in pending if self._needs[m] == "weights" and m != "update_ratio"}
+        if not trainer.optimizers:
+            served |= {m for m in pending if self._needs[m] == "gradients" or m == "update_ratio"}
+        values = {**self._values, **self._gradients.values(), **self._updates.values()}
+        if self._wants_probe(pending) and not self._probe.ready:
+            self._probe.keep(batch, trainer.strategy.broadcast)
+        activities = self._measure_activities(pl_module)
+        if activities:
+            served |= self._activities(pending)
+        whole = {m for m in pending if self._needs[m] == "probe"}
+        scalars = self._probe.measure(pl_module, whole, trainer.optimizers) if whole and self._probe.ready else {}
+        served |= set(values) | set(scalars)
+        if "grad_direction" in served and self._cadence.every["grad_direction"] > 1:
+            self._gradients.forget_previous()
+        pending -= served
+        tags = {tag(measure, NETWORK): value.float() for measure, value in scalars.items()}
+        for measure, found in {**values, **activities}.items():
+            tags |= tagged(measure, found, self._groups, self.per_layer)
+        self._publish(trainer, pl_module, tags, activities)
 
     def _measure_activities(self, pl_module: pl.LightningModule) -> dict[str, LayerValues]:
         due = self._activities(self._cadence.pending)

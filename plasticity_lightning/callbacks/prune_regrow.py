@@ -272,7 +272,7 @@ class PruneRegrowScheduler(Callback):
             self._watching = False
             self._watch.close()
             warn_if_uncounted(pl_module, self.groups)
-        self.report.log(trainer, pl_module, self.groups, batch_idx)
+        self.report.log(trainer, pl_module, self.groups)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the table."""

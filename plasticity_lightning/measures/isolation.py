@@ -1,4 +1,4 @@
-"""Measure without leaving a trace: a copy of a module without its hooks, and random states that come back.
+"""Measure without leaving a trace: a copy of a module without its hooks and its run, and random states that come back.
 
 Measures that train, differentiate or probe a network do so on `isolated_copy(module)` inside `undisturbed()`: the
 live module, its gradients, its optimiser, its hooks (a monitor must not count the probe as data) and every random
@@ -28,6 +28,8 @@ _HOOK_DICTS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
+# where a module remembers the run that it serves (Lightning's names): the copy serves none
+_RUN_ATTRIBUTES = ("_trainer", "_fabric")
 
 
 def isolated_copy(module: nn.Module) -> nn.Module:
@@ -35,7 +37,8 @@ def isolated_copy(module: nn.Module) -> nn.Module:
 
     Shared parameters stay shared, frozen ones frozen, the training flag as it is. State tensors that carry a graph
     (the membrane potential of a spiking layer after a forward pass) are copied detached, which `copy.deepcopy` alone
-    refuses. Of a module wrapped by `torch.compile` the original is copied.
+    refuses. Of a module wrapped by `torch.compile` the original is copied. A LightningModule's copy belongs to no
+    Trainer: what its forward pass logs is not logged, and the run (loaders, optimisers, callbacks) is not copied.
     """
     module = getattr(module, "_orig_mod", module)  # the wrapper of torch.compile
     memo: dict[int, object] = {}
@@ -51,6 +54,10 @@ def isolated_copy(module: nn.Module) -> nn.Module:
                     for key, hook in hooks.items()
                     if type(hook).__module__.startswith("torch.nn.utils.")
                 )
+        for name in _RUN_ATTRIBUTES:
+            run = vars(child).get(name)
+            if run is not None:
+                memo[id(run)] = None
         for value in vars(child).values():
             _detach_graphs(value, memo)
     return copy.deepcopy(module, memo)

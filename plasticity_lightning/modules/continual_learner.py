@@ -17,6 +17,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from plasticity_lightning.protocols import HasTasks
+from plasticity_lightning.runtime.clock import logging_due
 
 __all__ = ["ContinualLearner"]
 
@@ -68,7 +69,7 @@ class ContinualLearner(LightningModule, ABC):
         detached = output.detach()
         self._metric("online").update(detached, target)
         self._metric("final").update(detached, target)
-        if (self.trainer.fit_loop.total_batch_idx + 1) % self.trainer.log_every_n_steps == 0:
+        if logging_due(self.trainer):
             self.log("train/loss", loss.detach(), batch_size=len(target))
         return loss
 

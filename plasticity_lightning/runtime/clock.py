@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-__all__ = ["Clock", "Unit"]
+__all__ = ["Clock", "Unit", "logging_due"]
 
 Unit = Literal["batch", "update", "epoch", "frame"]
 
@@ -73,3 +73,12 @@ class Clock:
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Take the last reading up again."""
         self.last = state["last"]
+
+
+def logging_due(trainer: Trainer) -> bool:
+    """Whether the Trainer logs at the end of this batch; a callback that logs elsewhere only costs time.
+
+    Lightning counts `log_every_n_steps` over all epochs, so a batch's index within its epoch says nothing.
+    """
+    every = trainer.log_every_n_steps
+    return bool(every) and (trainer.fit_loop.total_batch_idx + 1) % every == 0

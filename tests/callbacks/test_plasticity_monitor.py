@@ -426,3 +426,35 @@ def test_several_networks_must_be_named_to_be_probed():
     run.fit(ActorCritic(), loader())
     assert "plasticity/fau/critic" in run.callback_metrics
     assert "plasticity/fau/actor" not in run.callback_metrics
+
+
+class Caller(Stranger):
+    """Its training step calls the module itself, whose forward pass logs."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = self.net(x)
+        self.log("forward/mean", out.mean())
+        return out
+
+    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+        return functional.cross_entropy(self(batch[0]), batch[1])
+
+
+@pytest.mark.parametrize("on", ["batch", "probe"])
+def test_a_module_that_calls_itself_is_probed_as_a_whole(on):
+    measures = ["fau", "probe_loss", "sharpness", "ntk_rank", "hessian_rank"]
+    plain, module = Caller(mlp()), Caller(mlp())
+    trace, plain_trace = Trace(), Trace()
+    torch.manual_seed(3)  # dropout
+    trainer(plain_trace).fit(plain, loader(n=8))
+    watching = PlasticityMonitor(measures, on=on, probe_steps=2, probe_size=4)
+    run = trainer(watching, trace)
+    torch.manual_seed(3)
+    run.fit(module, loader(n=8))
+    assert {f"plasticity/{measure}/network" for measure in measures} <= watching.latest.keys()
+    assert module.trainer is run
+    # what the copies log is not logged
+    mean = [[seen["forward/mean"] for seen in t.seen] for t in (trace, plain_trace)]
+    assert mean[0] == mean[1]
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, module.state_dict()[name])

@@ -117,3 +117,14 @@ def test_a_copy_can_be_trained_from_within_inference_mode():
         copy = isolated_copy(net)
         copy(torch.ones(1, 2)).sum().backward()
     assert copy.weight.grad.tolist() == [[1.0, 1.0]]
+
+
+def test_a_module_is_copied_without_the_run_that_it_serves():
+    run = Uncopyable()
+    net = nn.Sequential(nn.Linear(2, 2))
+    net._trainer = net[0]._trainer = net._fabric = run
+    net.note = {"again": run, "epochs": [1]}
+    copy = isolated_copy(net)
+    assert copy._trainer is copy[0]._trainer is copy._fabric is None
+    assert copy.note == {"again": None, "epochs": [1]}
+    assert net._trainer is net[0]._trainer is net._fabric is net.note["again"] is run

@@ -13,6 +13,7 @@ from plasticity_lightning.interventions.continual_backprop import UnitUtility, o
 from plasticity_lightning.interventions.initialise import Initialiser, derive_seed
 from plasticity_lightning.interventions.optimizer_state import Moments, check_moments
 from plasticity_lightning.interventions.redo import ActivitySums
+from plasticity_lightning.runtime.clock import logging_due
 
 __all__ = ["ContinualBackprop"]
 
@@ -97,7 +98,7 @@ class ContinualBackprop(Callback):
         self._updates = trainer.global_step
         if stepped:
             self._step(trainer, pl_module)
-        if trainer.log_every_n_steps and (batch_idx + 1) % trainer.log_every_n_steps == 0:
+        if logging_due(trainer):
             pl_module.log("intervention/continual_backprop/units", float(self.replaced), batch_size=1)
 
     def _step(self, trainer: Trainer, pl_module: LightningModule) -> None:

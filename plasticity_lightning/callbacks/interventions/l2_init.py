@@ -11,6 +11,7 @@ from torch.utils.hooks import RemovableHandle
 from plasticity_lightning.callbacks.interventions.anchored import Anchored
 from plasticity_lightning.callbacks.interventions.triggered import optimizers_of
 from plasticity_lightning.interventions.anchors import add_anchor_gradient, pull_to_anchors, squared_distance
+from plasticity_lightning.runtime.clock import logging_due
 
 __all__ = ["L2Init"]
 
@@ -62,7 +63,7 @@ class L2Init(Anchored):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the penalty."""
-        if trainer.log_every_n_steps and (batch_idx + 1) % trainer.log_every_n_steps == 0:
+        if logging_due(trainer):
             pairs = self.pairs(list(pl_module.parameters()))
             pl_module.log("intervention/l2_init/penalty", self.strength * squared_distance(*pairs), batch_size=1)
 

@@ -13,6 +13,7 @@ from torch.optim import Optimizer
 
 from plasticity_lightning.callbacks.interventions.triggered import refuse_sharded
 from plasticity_lightning.interventions.parseval import add_parseval_gradient, parseval_penalty
+from plasticity_lightning.runtime.clock import logging_due
 
 __all__ = ["Parseval"]
 
@@ -75,7 +76,7 @@ class Parseval(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the penalty."""
-        if trainer.log_every_n_steps and (batch_idx + 1) % trainer.log_every_n_steps == 0:
+        if logging_due(trainer):
             with torch.no_grad():
                 terms = [parseval_penalty(weight, self.scale).float() for weight in self._weights.values()]
                 pl_module.log("intervention/parseval/penalty", self.strength * torch.stack(terms).sum(), batch_size=1)

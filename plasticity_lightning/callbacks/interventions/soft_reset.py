@@ -11,6 +11,7 @@ from torch.optim import Optimizer
 
 from plasticity_lightning.callbacks.interventions.anchored import Anchored
 from plasticity_lightning.interventions.soft_reset import drift_factor, drift_towards
+from plasticity_lightning.runtime.clock import logging_due
 
 __all__ = ["SoftReset"]
 
@@ -62,6 +63,5 @@ class SoftReset(Anchored):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log the drift."""
-        due = trainer.log_every_n_steps and (batch_idx + 1) % trainer.log_every_n_steps == 0
-        if due and self._drift is not None:
+        if logging_due(trainer) and self._drift is not None:
             pl_module.log("intervention/soft_reset/drift", self._drift, batch_size=1)

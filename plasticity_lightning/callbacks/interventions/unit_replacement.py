@@ -26,6 +26,7 @@ from plasticity_lightning.interventions.initialise import Initialiser
 from plasticity_lightning.interventions.optimizer_state import Moments, forget_moments
 from plasticity_lightning.interventions.redo import Touched, recycle_incoming, silence_outgoing
 from plasticity_lightning.interventions.unit_graph import UnitGraph, UnitLayer, UnitTracer
+from plasticity_lightning.runtime.overlap import EagerExecution, hold, release
 
 __all__ = ["UnitWatch", "replace_units"]
 
@@ -45,7 +46,7 @@ class UnitWatch:
         self.graph: UnitGraph = {}
         self._told: set[str] = set()
         self._tracer: UnitTracer | None = None
-        self._stance: Any = None
+        self._eager: EagerExecution | None = None
 
     @property
     def running(self) -> bool:
@@ -70,17 +71,16 @@ class UnitWatch:
     def start(self, pl_module: LightningModule, on_activation: Callable[[str, Tensor], None]) -> None:
         """Watch what runs from now on."""
         self.stop()
-        self._stance = torch.compiler.set_stance("force_eager")
-        self._stance.__enter__()
-        self._tracer = UnitTracer(pl_module, self.graph, on_activation)
-        self._tracer.__enter__()
+        self._eager, self._tracer = EagerExecution(), UnitTracer(pl_module, self.graph, on_activation)
+        hold(self._eager)
+        hold(self._tracer)
 
     def stop(self) -> None:
         """Watch no more; may be called at any time."""
-        if self._tracer is not None:
-            self._tracer.__exit__(None, None, None)
-            self._stance.__exit__(None, None, None)
-        self._tracer = self._stance = None
+        if self._tracer is not None and self._eager is not None:
+            release(self._tracer)
+            release(self._eager)
+        self._tracer = self._eager = None
 
     def replaceable(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, UnitLayer]:
         """Producers whose units may be replaced; those with a nonlinearity that may not are named once, with the reason."""

@@ -27,6 +27,7 @@ from plasticity_lightning.callbacks.monitoring.layers import (
 from plasticity_lightning.callbacks.monitoring.spikes import SPIKE_MEASURES, SpikeRecorder, multi_step
 from plasticity_lightning.measures.activity import Saturating, activation_norm, zero_grad_units
 from plasticity_lightning.measures.metrics import ActiveFraction, FeatureRank, MeanOf, Saturated, UnitActivity
+from plasticity_lightning.runtime.overlap import hold, release, unobserved
 
 __all__ = ["ActivationCollector", "LayerValues", "applies"]
 
@@ -126,7 +127,7 @@ class ActivationCollector:
         if functional:
             self._mode = FunctionalActivations(self._function_called)
             self._mode.needs_input = "zero_grad_units" in self._due
-            self._mode.__enter__()
+            hold(self._mode)
 
     def remove(self) -> None:
         """Stop watching; safe to call at any time."""
@@ -135,7 +136,7 @@ class ActivationCollector:
         self._handles.clear()
         self._inputs.clear()
         if self._mode is not None:
-            self._mode.__exit__(None, None, None)
+            release(self._mode)
             self._mode = None
 
     @property
@@ -249,7 +250,18 @@ class ActivationCollector:
     ) -> None:
         if output.ndim < 2 or not output.numel() or not (self._all_calls or torch.is_grad_enabled()):
             return
-        a = output.detach()
+        with unobserved():
+            self._record(base, kind, output.detach(), before, function, module)
+
+    def _record(
+        self,
+        base: str,
+        kind: str,
+        a: Tensor,
+        before: Tensor | None,
+        function: Callable[[Tensor], Tensor],
+        module: nn.Module | None,
+    ) -> None:
         unit_dim = self.unit_dim or (self._producer[1] if self._producer else -1 if a.ndim == 3 else 1)
         steps = 1
         if module is not None and multi_step(module) and a.ndim > 2:

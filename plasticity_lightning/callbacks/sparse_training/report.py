@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
+from plasticity_lightning.runtime.clock import logging_due
 from plasticity_lightning.sparsity.masks import dead_outputs, exploration_rate, overlap
 from plasticity_lightning.sparsity.sparse_parameters import SparseParameters
 from plasticity_lightning.sparsity.update import MaskUpdate
@@ -93,11 +94,9 @@ class Report:
             self._counts[kind] = self._counts.get(kind, 0) + sum(getattr(update, kind).values())
         self._news = True
 
-    def log(
-        self, trainer: pl.Trainer, pl_module: pl.LightningModule, groups: Sequence[SparseParameters], batch_idx: int
-    ) -> None:
+    def log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, groups: Sequence[SparseParameters]) -> None:
         """Scalars through the module at the Trainer's cadence, after updates and at an epoch's end; layers to TensorBoard after updates."""
-        if not self._news and (batch_idx + 1) % trainer.log_every_n_steps and not trainer.is_last_batch:
+        if not self._news and not logging_due(trainer) and not trainer.is_last_batch:
             return
         for name, value in scalars(groups).items():
             pl_module.log(f"sparsity/{name}", value, batch_size=1)

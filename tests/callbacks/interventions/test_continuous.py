@@ -2,11 +2,12 @@
 
 import pytest
 import torch
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.overrides import _get_current_function_mode_stack
 
-from plasticity_lightning.callbacks import ContinualBackprop, ModuleTransform, Parseval, SoftReset
+from plasticity_lightning.callbacks import ContinualBackprop, L2Init, ModuleTransform, Parseval, SoftReset
 from plasticity_lightning.interventions import UPGD
 from plasticity_lightning.interventions.parseval import parseval_penalty
 from plasticity_lightning.interventions.transforms import CReLU, LayerNormed
@@ -153,3 +154,40 @@ def test_a_relu_outside_a_sequential_is_refused():
 
     with pytest.raises(MisconfigurationException, match=r"crelu of 'act': the ReLU must stand in a nn\.Sequential"):
         fit(Loose(), [ModuleTransform("crelu", "act")], steps=1)
+
+
+LOGGING = {
+    "continual_backprop/units": lambda: ContinualBackprop(),
+    "l2_init/penalty": lambda: L2Init(0.1),
+    "parseval/penalty": lambda: Parseval(0.1),
+    "soft_reset/drift": lambda: SoftReset(),
+}
+
+
+class Steps(Logger):
+    """The step numbers at which something was logged."""
+
+    name, version, experiment = "steps", 0, None
+
+    def __init__(self):
+        self.steps = []
+
+    def log_hyperparams(self, *args, **kwargs):
+        pass
+
+    def log_metrics(self, metrics, step=None):
+        self.steps += [step for key in metrics if key.startswith("intervention/")]
+
+
+@pytest.mark.parametrize("key", LOGGING)
+def test_logging_counts_batches_over_all_epochs(key):
+    steps = Steps()
+    # an epoch has 8 batches: 12 and 24 lie in the second and at the end of the third
+    trainer = fit(Regression(), [LOGGING[key]()], steps=25, logger=steps, log_every_n_steps=12)
+    assert steps.steps == [11, 23]
+    assert f"intervention/{key}" in trainer.callback_metrics
+
+
+def test_nothing_is_logged_where_the_trainer_logs_nothing():
+    trainer = fit(Regression(), [LOGGING[key]() for key in LOGGING], steps=2, log_every_n_steps=0)
+    assert not [key for key in trainer.callback_metrics if key.startswith("intervention/")]
