@@ -54,7 +54,7 @@ def branching_factor(
 
     Raises:
         ValueError: if shapes disagree, an index is outside 0..N-1, or the range does not hold one spike with both its
-        windows.
+            windows.
 
     Misleads: signs, weights, input drive and common causes are ignored, so 1.0 is not a calibrated critical point.
     Cost: two sparse products of E x (stop - start) multiply-adds.

@@ -46,6 +46,8 @@ class FunctionalActivations(TorchFunctionMode):
 
     Args:
         report: called with (kind, function of the input alone, input before the call, output).
+
+    Attributes:
         needs_input: keep a copy of the input, which an in-place function overwrites.
     """
 
