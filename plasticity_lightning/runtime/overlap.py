@@ -75,7 +75,7 @@ def suspended() -> Iterator[None]:
 def unobserved() -> AbstractContextManager[None]:
     """Context in which no function mode, held or a stranger's, sees what runs: for a few tensor functions of our own."""
     # allowed anywhere, also in a mode's own code; it turns off subclasses too, which `suspended` does not
-    return torch._C.DisableTorchFunction()  # type: ignore[return-value] # a context manager that is typed as none
+    return torch._C.DisableTorchFunction()
 
 
 def _leave_down_to(position: int) -> None:

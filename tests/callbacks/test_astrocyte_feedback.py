@@ -144,3 +144,12 @@ def test_what_does_not_fit_is_refused_before_training(tmp_path: Path, arguments:
 def test_bad_arguments_are_named(arguments: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         AstrocyteFeedback(**arguments)
+
+
+def test_logging_counts_batches_over_all_epochs(tmp_path: Path) -> None:
+    trainer = pl.Trainer(
+        default_root_dir=tmp_path, max_epochs=2, logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
+        enable_checkpointing=False, log_every_n_steps=4, callbacks=[AstrocyteFeedback(weight=0.1, **BY_NAME)],
+    )  # fmt: skip
+    trainer.fit(Stranger())  # an epoch has three batches
+    assert "astrocyte/depression_rate" in trainer.callback_metrics

@@ -254,6 +254,14 @@ def test_what_tensorboard_gets_and_the_table_says(tmp_path, capsys):
     assert "exploration rate" in printed
 
 
+def test_logging_counts_batches_over_all_epochs(tmp_path):
+    logger = TensorBoardLogger(tmp_path)
+    # an epoch has 8 batches; static masks give no news of their own after the first batch
+    trainer([scheduler("static_random")], logger=logger, log_every_n_steps=6).fit(Classifier(), images())
+    events = EventAccumulator(logger.log_dir).Reload().Scalars("sparsity/global")
+    assert {5, 11, 17, 23} <= {event.step for event in events}
+
+
 def test_mask_image_shows_places():
     mask = torch.zeros(4, 600, dtype=torch.bool)
     mask[0, :300] = True
