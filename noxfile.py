@@ -61,9 +61,10 @@ def demo(session: nox.Session) -> None:
 
 @nox.session(venv_backend="none")
 def tests(session: nox.Session) -> None:
-    """Run pytest; arguments after `--` go to it."""
+    """Run pytest on all cores, at most four; arguments after `--` go to it, `-n 0` keeps it in one process."""
     install(session, ".[dev]")
-    session.run(str(PYTHON), "-m", "pytest", *session.posargs, external=True)
+    parallel = ("-n", "auto", "--maxprocesses", "4")
+    session.run(str(PYTHON), "-m", "pytest", *parallel, *session.posargs, external=True)
 
 
 @nox.session(venv_backend="none")
