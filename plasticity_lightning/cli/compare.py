@@ -125,7 +125,7 @@ def _tables(groups: Sequence[Group], tags: Sequence[str], n_tasks: int) -> list[
     tables = []
     if over_tasks:
         table = Table(title=f"mean over the first and the last {n_tasks} tasks, ± sd over seeds")
-        table.add_column("run", no_wrap=True)
+        table.add_column("run", overflow="fold")
         table.add_column("seeds", justify="right")
         for tag in over_tasks:
             table.add_column(f"{tag[5:]}\nfirst", justify="right")
@@ -139,7 +139,7 @@ def _tables(groups: Sequence[Group], tags: Sequence[str], n_tasks: int) -> list[
     rest = [tag for tag in tags if tag not in over_tasks]
     if rest:
         table = Table(title="last value, ± sd over seeds")
-        table.add_column("scalar", no_wrap=True)
+        table.add_column("scalar", overflow="fold")
         for group in groups:
             table.add_column(group.label, justify="right")
         for tag in rest:
