@@ -49,6 +49,7 @@ def compare(args: list[str]) -> int:
     from rich.console import Console
 
     from plasticity_lightning.cli.run_logs import group_runs  # numpy and TensorBoard
+    from plasticity_lightning.cli.tables import print_table
 
     groups = group_runs(options.runs)
     tags = _chosen_tags(groups, options.metrics)
@@ -56,7 +57,7 @@ def compare(args: list[str]) -> int:
     for note in _notes(groups):
         console.print(f"note: {note}", markup=False, highlight=False)
     for table in _tables(groups, tags, options.tasks):
-        console.print(table)
+        print_table(table)
     if options.output is not None:
         _plot(groups, tags, options.output)
         print(f"plot: {options.output}")
@@ -125,7 +126,7 @@ def _tables(groups: Sequence[Group], tags: Sequence[str], n_tasks: int) -> list[
     tables = []
     if over_tasks:
         table = Table(title=f"mean over the first and the last {n_tasks} tasks, ± sd over seeds")
-        table.add_column("run", overflow="fold")
+        table.add_column("run")
         table.add_column("seeds", justify="right")
         for tag in over_tasks:
             table.add_column(f"{tag[5:]}\nfirst", justify="right")
@@ -139,7 +140,7 @@ def _tables(groups: Sequence[Group], tags: Sequence[str], n_tasks: int) -> list[
     rest = [tag for tag in tags if tag not in over_tasks]
     if rest:
         table = Table(title="last value, ± sd over seeds")
-        table.add_column("scalar", overflow="fold")
+        table.add_column("scalar")
         for group in groups:
             table.add_column(group.label, justify="right")
         for tag in rest:

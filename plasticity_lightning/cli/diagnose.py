@@ -13,11 +13,11 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from rich.console import Console
 from rich.table import Table
 
 from plasticity_lightning.callbacks.plasticity_monitor import PlasticityMonitor
 from plasticity_lightning.cli.app import PlasticityCLI
+from plasticity_lightning.cli.tables import print_table
 from plasticity_lightning.errors import UserError
 from plasticity_lightning.measures.aggregate import NETWORK
 from plasticity_lightning.measures.registry import MEASURES
@@ -190,7 +190,7 @@ def _print(monitor: PlasticityMonitor) -> None:
         table.add_section()
         for name, values in sorted(groups.items(), key=lambda item: item[0] == NETWORK):
             table.add_row(f"group {name}", *(_number(values.get(column)) for column in columns))
-        Console().print(table)
+        print_table(table)
 
 
 def _number(value: float | None) -> str:

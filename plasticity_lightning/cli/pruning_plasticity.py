@@ -12,7 +12,6 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor
-from rich.console import Console
 from rich.table import Table
 
 from plasticity_lightning.callbacks.one_shot_pruning import PruneShare
@@ -20,6 +19,7 @@ from plasticity_lightning.callbacks.prune_regrow import PruneRegrowScheduler
 from plasticity_lightning.cli.app import PlasticityCLI, RunConfig
 from plasticity_lightning.cli.pruning_study import LearningRate, Outcome, StudyStopped, arms, run_study, write_outcomes
 from plasticity_lightning.cli.runs import claim_run_dir, resolve_checkpoint
+from plasticity_lightning.cli.tables import print_table
 from plasticity_lightning.errors import UserError
 from plasticity_lightning.viz.pruning import pruning_plasticity
 
@@ -161,7 +161,7 @@ def _print_table(outcomes: list[Outcome], metric: str, epochs: int) -> None:
             *(f"{value:.4f}" for value in values),
             f"{o.plasticity:+.4f}",
         )
-    Console().print(table)
+    print_table(table)
 
 
 def _figure(outcomes: list[Outcome], metric: str, folder: Path) -> None:
