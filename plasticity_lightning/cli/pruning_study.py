@@ -219,7 +219,7 @@ def _run_arm(
     pruning = {"rate": arm.rate, "share": arm.share}
     trainer, module, data = build([OneShotPruning(**pruning)], max_epochs)  # type: ignore[arg-type]  # one dict
     pruned = _measure(trainer, module, data, metric, path)
-    callback = OneShotPruning(**pruning, regenerate=arm.regenerate)  # type: ignore[arg-type]
+    callback = OneShotPruning(**pruning, regenerate=arm.regenerate)  # type: ignore[arg-type]  # one dict
     watch = _LearningRateWatch(hold=learning_rate == "constant")
     trainer, module, data = build([callback, watch], max_epochs)
     trainer.fit(module, datamodule=data, ckpt_path=path)

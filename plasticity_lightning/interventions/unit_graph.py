@@ -245,7 +245,7 @@ class UnitTracer(TorchFunctionMode):
         return self._layers.get(id(weight))
 
     def _call(self, name: str, layer: nn.Module, given: Tensor, out: Tensor) -> None:
-        dim = out.ndim - 1 if isinstance(layer, nn.Linear) else out.ndim - len(layer.kernel_size) - 1  # type: ignore[arg-type]
+        dim = out.ndim - 1 if isinstance(layer, nn.Linear) else out.ndim - len(layer.kernel_size) - 1  # type: ignore[arg-type]  # a convolution
         tag = self._tags.get(given)
         if isinstance(tag, _Mixed):
             self._leave_all([(given, tag)], tag.reason)
@@ -281,7 +281,7 @@ class UnitTracer(TorchFunctionMode):
         out: Any,
     ) -> None:
         if name == "__get__":
-            if isinstance(out, Tensor) and func == torch.Tensor.data.__get__:  # type: ignore[attr-defined] # a descriptor
+            if isinstance(out, Tensor) and func == torch.Tensor.data.__get__:  # type: ignore[attr-defined]  # a slot of C # a descriptor
                 self._tags[out] = before[0][1]
                 return
             if func not in (torch.Tensor.T.__get__, torch.Tensor.mT.__get__):  # type: ignore[attr-defined]

@@ -107,8 +107,7 @@ class AtomicCheckpoint(Checkpoint):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save when an epoch interval is over; compare with the best."""
-        # Lightning raises current_epoch only after the epoch-end hooks: this epoch, too, is finished
-        due = self._epochs is not None and self._epochs.crossed(trainer.current_epoch + 1)
+        due = self._epochs is not None and self._epochs.due(trainer, pl_module, epoch_end=True)
         if due or _signalled(trainer):
             self._save(trainer, "last")
             self._save_if_best(trainer)

@@ -35,8 +35,8 @@ class Clock:
         self.unit = unit
         self.last = 0
 
-    def now(self, trainer: Trainer, pl_module: LightningModule) -> int:
-        """The counter's reading; call it from the end of a batch or of an epoch.
+    def now(self, trainer: Trainer, pl_module: LightningModule, epoch_end: bool = False) -> int:
+        """The counter's reading; call it from the end of a batch or, with `epoch_end`, from the end of an epoch.
 
         Raises:
             MisconfigurationException: for unit `frame` on a module without `progress()["frame"]`.
@@ -46,7 +46,7 @@ class Clock:
         if self.unit == "update":
             return trainer.global_step
         if self.unit == "epoch":
-            return trainer.current_epoch
+            return trainer.current_epoch + epoch_end  # Lightning counts the epoch only after the hooks of its end
         progress: Any = getattr(pl_module, "progress", None)
         counts = progress() if callable(progress) else {}
         if "frame" not in counts:
@@ -62,9 +62,9 @@ class Clock:
         self.last = now
         return due
 
-    def due(self, trainer: Trainer, pl_module: LightningModule) -> bool:
+    def due(self, trainer: Trainer, pl_module: LightningModule, epoch_end: bool = False) -> bool:
         """`crossed` of the present reading."""
-        return self.crossed(self.now(trainer, pl_module))
+        return self.crossed(self.now(trainer, pl_module, epoch_end))
 
     def state_dict(self) -> dict[str, int]:
         """The last reading."""

@@ -125,9 +125,7 @@ class Trigger:
             pl_module: gives the frames, for `unit="frame"`.
             epoch_end: the call comes from the end of an epoch.
         """
-        before, now = self.clock.last, self.clock.now(trainer, pl_module)
-        if epoch_end and self.clock.unit == "epoch":
-            now += 1  # Lightning counts the epoch only after the hooks of its end
+        before, now = self.clock.last, self.clock.now(trainer, pl_module, epoch_end)
         due = self.clock.crossed(now)
         if self.every is not None:
             return f"every {self.every} {self.clock.unit}s: {now}" if due else None
