@@ -1,4 +1,7 @@
-"""What every test shares: one torch thread, no deadline for hypothesis, and a skip where a GPU is needed."""
+"""What every test shares: one torch thread, the environment it found, no deadline for hypothesis, a skip for GPUs."""
+
+import os
+from collections.abc import Iterator
 
 import pytest
 import torch
@@ -7,6 +10,16 @@ from hypothesis import settings
 torch.set_num_threads(1)
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")
+
+
+@pytest.fixture(autouse=True)
+def _same_environment() -> Iterator[None]:
+    """Lightning's launchers leave ranks and ports behind, which a later test of the same worker would read."""
+    before = dict(os.environ)
+    yield
+    for key in os.environ.keys() - before.keys():
+        del os.environ[key]
+    os.environ.update(before)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

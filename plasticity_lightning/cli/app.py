@@ -4,7 +4,6 @@ Adds to LightningCLI: the callbacks that every recipe gets, run folders that are
 last|best`, the test after `fit`, and errors told in one message. Importing this file imports torch and Lightning.
 """
 
-import os
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -17,6 +16,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveCon
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.model_helpers import is_overridden
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from rich.console import Console
 from rich.table import Table
 
@@ -193,7 +193,7 @@ class PlasticityCLI(LightningCLI):
 
     def _open_run(self, savers: list[AtomicCheckpoint]) -> None:
         """Claim a fresh version folder, or keep that of the resumed run; under DDP the first process decides."""
-        if self.run_dir is None and not _launched_by_other():
+        if self.run_dir is None and rank_zero_only.rank == 0:
             self.run_dir = claim_run_dir(self.root)
         for saver in savers:
             if saver.dirpath is None and self.run_dir is not None:
@@ -243,10 +243,6 @@ class PlasticityCLI(LightningCLI):
             if isinstance(logger, TensorBoardLogger) and metrics:
                 logger.log_hyperparams(chosen, {f"hp/{key}": value for key, value in metrics.items()})
                 logger.save()
-
-
-def _launched_by_other() -> bool:
-    return "LOCAL_RANK" in os.environ
 
 
 def _class_name(model: Any) -> str:

@@ -1,5 +1,6 @@
 """The command in process: runs, resume, errors."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -49,6 +50,26 @@ def test_fit_tests_prints_the_table_and_never_reuses_a_run(tmp_path, capsys):
         assert (tmp_path / "runs" / run / "checkpoints" / "last.ckpt").is_file()
         assert (tmp_path / "runs" / run / "config.yaml").is_file()
     assert main(["test", "--config", recipe, "--ckpt_path", "last"]) == 0
+
+
+def test_a_run_after_one_under_ddp_in_the_same_process_saves_its_configuration_too(tmp_path):
+    # Lightning's launcher leaves LOCAL_RANK in the environment of the process that launched
+    recipe = _recipe(tmp_path, strategy="ddp", devices=1)
+    for run in ("version_0", "version_1"):
+        assert main(["fit", "--config", recipe]) == 0
+        assert (tmp_path / "runs" / run / "config.yaml").is_file()
+
+
+def test_the_first_process_of_torchrun_opens_the_one_run_folder(tmp_path):
+    recipe = _recipe(tmp_path, strategy="ddp", devices=2)
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command = [*launcher, "-m", "plasticity_lightning", "fit", "--config", recipe]
+    subprocess.run(command, check=True, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["version_0"]
+    run = tmp_path / "runs" / "version_0"
+    assert (run / "config.yaml").is_file()
+    assert (run / "checkpoints" / "last.ckpt").is_file()
+    assert list(run.glob("events.out.*"))
 
 
 def test_without_logger_the_run_still_has_its_own_folder(tmp_path):
