@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, Literal
 
 import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
@@ -103,8 +103,8 @@ class PruneRegrowScheduler(Callback):
         initial_sparsity: float | None = None,
         every: int | None = None,
         init_by: InitName | None = None,
-        allocation: AllocationName | str | None = None,
-        prune: PruneScope | str | None = None,
+        allocation: AllocationName | Literal["global"] | None = None,
+        prune: PruneScope | Literal["none"] | None = None,
         prune_by: ScoreName | None = None,
         prune_schedule: ScheduleName | None = None,
         prune_start: Moment | None = None,

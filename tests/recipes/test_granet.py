@@ -147,6 +147,15 @@ def test_a_method_and_a_sparsity_are_overlays(overlay: str, root: Path, tmp_path
     assert excluded == (0 if given["method"] == "dense" else total - math.floor(0.2 * total + 1e-6))
 
 
+def test_further_callbacks_join_the_one_of_a_recipe(root: Path, tmp_path: Path) -> None:
+    arguments = [*overrides("granet/fashion_mnist", root), "--test_after_fit=false"]
+    more = ["--trainer.callbacks+=PlasticityMonitor", "--trainer.default_root_dir", str(tmp_path)]
+    assert main(["fit", "--config", "granet/fashion_mnist", *arguments, *more]) == 0
+    config = yaml.safe_load((tmp_path / "version_0" / "config.yaml").read_text())
+    names = [callback["class_path"].rpartition(".")[2] for callback in config["trainer"]["callbacks"]]
+    assert names == ["PruneRegrowScheduler", "PlasticityMonitor"]
+
+
 def test_the_published_codes_quirks_are_an_overlay(root: Path, tmp_path: Path) -> None:
     name = "granet/fashion_mnist"
     overlays = ["granet_s2s", "published_code", "sparsity_98"]
