@@ -73,3 +73,20 @@ def test_two_processes_train_and_agree(tmp_path: Path) -> None:
     )
     assert "test/accuracy" in run.stdout
     assert float(final_state(tmp_path)["readout_weight"].abs().sum()) > 0
+
+
+@pytest.mark.slow
+def test_random_features_over_two_processes_give_the_readout_of_one(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(
+        "trainer: {accelerator: cpu, max_epochs: -1, num_sanity_val_steps: 0, log_every_n_steps: 1}\n"
+        "model: {class_path: RandomFeatureClassifier, init_args: {n_inputs: 64, n_features: 50, fan_in: 8}}\n"
+        "data: {class_path: DigitsDataModule, init_args: {batch_size: 20, limit_train: 200, dtype: uint8, with_index: true}}\n"
+    )
+    weights = []
+    for name, arguments in (("one", []), ("two", ["--trainer.strategy=local_ddp", "--trainer.devices=2"])):
+        root = f"--trainer.default_root_dir={tmp_path / name}"
+        run = [sys.executable, "-m", "plasticity_lightning", "fit", f"--config={recipe}", root, *arguments]
+        subprocess.run(run, check=True, timeout=200, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        weights.append(final_state(tmp_path / name)["readout_weight"])
+    assert torch.allclose(*weights, atol=1e-4 * float(weights[0].abs().max()))

@@ -1,5 +1,10 @@
 """One-shot pruning with and without regeneration, on a stranger's module: counts, masks, gradients, resume."""
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -208,3 +213,44 @@ def test_impossible_arguments_are_named(arguments, fault):
 def test_a_module_without_weights_is_refused(tmp_path):
     with pytest.raises(MisconfigurationException, match="matches no parameter"):
         trainer(tmp_path, OneShotPruning(0.5, include=["nothing*"])).fit(Stranger(), loader())
+
+
+_SCRIPT = """
+import sys
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.strategies import DDPStrategy
+from plasticity_lightning.callbacks import OneShotPruning
+from tests.callbacks.test_one_shot_pruning import Probe, Stranger, loader
+
+pruning, probe, module = OneShotPruning(0.5, regenerate=True), Probe(), Stranger()
+with torch.no_grad():  # pruned before, so that regeneration has a choice
+    module.first.weight[:, :3] = 0
+trainer = pl.Trainer(max_epochs=1, accelerator="cpu", devices=2, logger=False, enable_checkpointing=False,
+    enable_progress_bar=False, strategy=DDPStrategy(process_group_backend="gloo"), callbacks=[pruning, probe])
+trainer.fit(module, loader())
+torch.save({"masks": pruning.masks, "state": module.state_dict(), "gradient": probe.gradient},
+    f"{sys.argv[1]}/rank{trainer.global_rank}.pt")
+"""
+
+
+@pytest.mark.slow
+def test_two_ranks_prune_and_regrow_the_same_by_the_gradient_of_both(tmp_path):
+    script, root = tmp_path / "script.py", Path(__file__).parents[2]
+    script.write_text(_SCRIPT)
+    environment = {**os.environ, "PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
+    subprocess.run([sys.executable, str(script), str(tmp_path)], cwd=root, env=environment, timeout=200, check=True)
+    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    assert torch.equal(first["gradient"], second["gradient"])
+    for name, mask in first["masks"].items():
+        assert torch.equal(mask, second["masks"][name])
+        assert torch.equal(first["state"][name], second["state"][name])
+    # 48 inputs weights, of which 24 were 0, and 24 of the last layer: half of the 48 others went and came back
+    assert sum(int(mask.sum()) for mask in first["masks"].values()) == 48
+    mask, gradient = first["masks"]["first.weight"], first["gradient"]
+    module = Stranger()
+    kept = one_shot_masks(
+        {"f": module.first.weight.detach() * (torch.arange(6) >= 3), "l": module.last.weight}, 0.5, "global"
+    )["f"]
+    grown = mask & ~kept
+    assert gradient[grown].min() >= gradient[~mask].max()

@@ -72,6 +72,28 @@ def test_the_first_process_of_torchrun_opens_the_one_run_folder(tmp_path):
     assert list(run.glob("events.out.*"))
 
 
+@pytest.mark.slow
+def test_a_signal_to_one_of_two_processes_stops_both_and_they_go_on_as_if_uninterrupted(tmp_path):
+    def fit(name, *arguments):
+        (tmp_path / name).mkdir(exist_ok=True)
+        recipe = _recipe(tmp_path / name, strategy="ddp", devices=2)
+        command = [sys.executable, "-m", "plasticity_lightning", "fit", "--config", recipe, *arguments]
+        return subprocess.run(command, timeout=240, env={**os.environ, "OMP_NUM_THREADS": "1"}, check=False).returncode
+
+    assert fit("whole") == 0
+    overlay = tmp_path / "stop.yaml"
+    signals = {"batch": 2, "number": int(signal.SIGTERM), "rank": 1}  # 4 batches an epoch for each process
+    overlay.write_text(
+        yaml.safe_dump({"trainer": {"callbacks": [{"class_path": "tests.cli.toys.SignalAt", "init_args": signals}]}})
+    )
+    assert fit("cut", "--config", str(overlay)) == 143
+    checkpoint = tmp_path / "cut/runs/version_0/checkpoints/last.ckpt"
+    assert torch.load(checkpoint, weights_only=True)["global_step"] == 2
+    assert fit("cut", "--ckpt_path", "last") == 0
+    a, b = _weights(tmp_path / "whole/runs/version_0/checkpoints/last.ckpt"), _weights(checkpoint)
+    assert all(torch.equal(a[key], b[key]) for key in a)
+
+
 def test_without_logger_the_run_still_has_its_own_folder(tmp_path):
     recipe = _recipe(tmp_path, logger=False)
     assert main(["fit", "--config", recipe, "--test_after_fit", "false"]) == 0

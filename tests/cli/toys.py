@@ -62,12 +62,13 @@ class ToyData(LightningDataModule):
 
 
 class SignalAt(Callback):
-    """Sends this process a signal after a batch of the whole run."""
+    """Sends one process a signal after a batch of the whole run."""
 
-    def __init__(self, batch: int, number: int = signal.SIGINT) -> None:
+    def __init__(self, batch: int, number: int = signal.SIGINT, rank: int = 0) -> None:
         self.batch = batch
         self.number = number
+        self.rank = rank
 
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
-        if trainer.fit_loop.total_batch_idx + 1 == self.batch:
+        if trainer.fit_loop.total_batch_idx + 1 == self.batch and trainer.global_rank == self.rank:
             os.kill(os.getpid(), self.number)
