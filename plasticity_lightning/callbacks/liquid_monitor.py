@@ -20,8 +20,9 @@ from plasticity_lightning.measures.spiking import branching_factor, silent, sync
 from plasticity_lightning.protocols import HasLiquid
 from plasticity_lightning.spiking.engines.contract import LiquidActivity
 from plasticity_lightning.spiking.item_batches import spaced_items
+from plasticity_lightning.spiking.topology import Liquid
 
-__all__ = ["LiquidMonitor"]
+__all__ = ["LiquidMonitor", "liquid_measures"]
 
 
 class LiquidMonitor(Callback):
@@ -76,7 +77,7 @@ class LiquidMonitor(Callback):
         if digest != self._reported:
             self._reported = digest
             activity = cast(HasLiquid, pl_module).record(self._batch)
-            values = self._measure(pl_module, activity)
+            values = liquid_measures(cast(HasLiquid, pl_module).liquid, activity)
             for name, value in values.items():
                 pl_module.log(f"liquid/{name}", value, rank_zero_only=True, batch_size=1)
             for logger in trainer.loggers:
@@ -95,21 +96,31 @@ class LiquidMonitor(Callback):
         """Let go of the recorded items."""
         self._batch = None
 
-    def _measure(self, pl_module: Any, activity: LiquidActivity) -> dict[str, float]:
-        spikes = activity.spikes
-        assert spikes is not None
-        source, target = pl_module.liquid.recurrent_edges()
-        n_steps = spikes.shape[1]
-        values = {
-            "silent_fraction": float(silent(activity.counts)),
-            "synchrony": float(torch.stack([synchrony(s) for s in spikes]).nanmean()),
-        }
-        start, stop = n_steps // 10, n_steps - n_steps // 10  # 25 and 225 of the paper's 250 ms
-        if stop - start > 8:
-            values["branching_factor"] = float(
-                torch.stack([branching_factor(s, source, target, start, stop) for s in spikes]).nanmean()
-            )
-        return {name: value for name, value in values.items() if value == value}  # NaN where nothing fired
+
+def liquid_measures(liquid: Liquid, activity: LiquidActivity) -> dict[str, float]:
+    """Branching factor, synchrony and silent fraction of a recorded batch, means over its items.
+
+    Args:
+        liquid: the network.
+        activity: of B items, with spikes recorded.
+
+    Returns:
+        Values by name; one that is undefined, because nothing fired or the recording is too short, is left out.
+    """
+    spikes = activity.spikes
+    assert spikes is not None
+    source, target = liquid.recurrent_edges()
+    n_steps = spikes.shape[1]
+    values = {
+        "silent_fraction": float(silent(activity.counts)),
+        "synchrony": float(torch.stack([synchrony(s) for s in spikes]).nanmean()),
+    }
+    start, stop = n_steps // 10, n_steps - n_steps // 10  # 25 and 225 of the paper's 250 ms
+    if stop - start > 8:
+        values["branching_factor"] = float(
+            torch.stack([branching_factor(s, source, target, start, stop) for s in spikes]).nanmean()
+        )
+    return {name: value for name, value in values.items() if value == value}
 
 
 def _digest(weight: Tensor) -> str:

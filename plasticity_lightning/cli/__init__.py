@@ -19,6 +19,7 @@ _COMMANDS = {
     "test": "one pass over the test data",
     "predict": "predictions for the prediction data",
     "diagnose": "measures of plasticity of a checkpoint, layer by layer",
+    "diagnose-liquid": "branching factor, rates and kernel ranks of a checkpoint's liquid",
     "pruning-plasticity": "prune checkpoints, continue training, compare with the unpruned network",
     "recipes": "list the shipped recipes",
     "compare": "table and plot over finished runs",
@@ -58,6 +59,10 @@ def main(args: list[str] | None = None) -> int:
         from plasticity_lightning.cli.diagnose import diagnose
 
         return diagnose(args[1:], recipe=name)
+    if args[0] == "diagnose-liquid":
+        from plasticity_lightning.cli import diagnose_liquid
+
+        return diagnose_liquid.run(args, recipe=name)
     if args[0] == "pruning-plasticity":
         from plasticity_lightning.cli import pruning_plasticity
 

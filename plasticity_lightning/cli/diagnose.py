@@ -21,6 +21,7 @@ from plasticity_lightning.cli.tables import print_table
 from plasticity_lightning.errors import UserError
 from plasticity_lightning.measures.aggregate import NETWORK
 from plasticity_lightning.measures.registry import MEASURES
+from plasticity_lightning.protocols import HasLiquid
 
 __all__ = ["diagnose"]
 
@@ -83,6 +84,8 @@ class _DiagnoseCLI(PlasticityCLI):
         )
 
     def _run_subcommand(self, subcommand: str) -> None:
+        if isinstance(self.model, HasLiquid):
+            raise UserError(f"{type(self.model).__name__} has a liquid: `plasticity diagnose-liquid` measures it")
         # a new fit, not a resumed one: the loops of a finished run would do nothing
         self.config[self.config.subcommand].ckpt_path = None
         self.config_init[self.config.subcommand].ckpt_path = None
