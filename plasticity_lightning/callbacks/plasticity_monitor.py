@@ -186,7 +186,7 @@ class PlasticityMonitor(Callback):
             self._gradients.load_state_dict(self._restored["direction"])
             self._restored = {}
         self._weights.start()
-        add_chart_layout(trainer, list(self._groups))
+        add_chart_layout(trainer, list(self._groups), self.measures)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

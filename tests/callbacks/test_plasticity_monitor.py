@@ -1,6 +1,7 @@
 """The monitor on strangers' modules: right values, no change to training, exact resume, nothing left behind."""
 
 import copy
+import re
 
 import lightning.pytorch as pl
 import pytest
@@ -367,6 +368,7 @@ def test_an_exception_leaves_no_hook_behind():
 
 def test_tensorboard_gets_a_layout_histograms_and_the_heat_map(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    from tensorboard.plugins.custom_scalar import layout_pb2
 
     logger = TensorBoardLogger(tmp_path, name="")
     monitor = PlasticityMonitor(every=2, figure_every=4)
@@ -377,8 +379,13 @@ def test_tensorboard_gets_a_layout_histograms_and_the_heat_map(tmp_path):
     assert "plasticity/fau/network" in tags["scalars"]
     assert {"plasticity/unit_activity/net", "plasticity/unit_activity/network"} <= set(tags["histograms"])
     assert "plasticity/fau/layers" in tags["images"]
-    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0].decode("latin1")
-    assert "^plasticity/[^/]+/network$" in layout
+    layout = layout_pb2.Layout.FromString(events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0])
+    charts = {chart.title: list(chart.multiline.tag) for chart in layout.category[0].chart}
+    assert {"shares of network", "shares of net", "weight_norm"} <= set(charts)
+    # every scalar of a group is in one chart: shares by group, the others by measure
+    for tag in tags["scalars"]:
+        if re.fullmatch(r"plasticity/[^/]+/(net|network)", tag):
+            assert sum(bool(re.search(pattern, tag)) for found in charts.values() for pattern in found) == 1, tag
 
 
 @pytest.mark.parametrize(

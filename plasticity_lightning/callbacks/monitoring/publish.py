@@ -94,13 +94,23 @@ class History:
             self.steps, self.rows = self.steps[::2], self.rows[::2]
 
 
-def add_chart_layout(trainer: pl.Trainer, groups: Sequence[str]) -> None:
-    """One chart for each group in TensorBoard's custom scalars, with all its measures.
+def add_chart_layout(trainer: pl.Trainer, groups: Sequence[str], measures: Sequence[str]) -> None:
+    """TensorBoard's custom scalars: a chart a group with the measures that are shares, one a measure for the others.
 
-    Charts name tags by regular expressions, so that the layout is complete before the first value; TensorBoard reads
-    only the first layout of a run.
+    Shares lie between 0 and 1 and can stand in one chart; of the others each has its scale, so that the groups stand
+    together. Charts name tags by regular expressions, so that the layout is complete before the first value;
+    TensorBoard reads only the first layout of a run.
     """
-    charts = {group: ["Multiline", [rf"^plasticity/[^/]+/{re.escape(group)}$"]] for group in groups}
+    shares = [m for m in measures if m != "firing_rate" and MEASURES[m].combine == "units"]
+    charts: dict[str, list[Any]] = {}
+    if shares:
+        names = "|".join(re.escape(measure) for measure in shares)
+        for group in groups:
+            charts[f"shares of {group}"] = ["Multiline", [rf"^plasticity/({names})/{re.escape(group)}$"]]
+    any_group = "|".join(re.escape(group) for group in groups)
+    for measure in measures:
+        if measure not in shares:
+            charts[measure] = ["Multiline", [rf"^plasticity/{re.escape(measure)}/({any_group})$"]]
     for experiment in _experiments(trainer):
         experiment.add_custom_scalars({"plasticity": charts})
 
