@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch import LightningDataModule, Trainer
+from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 from torch import Tensor
@@ -156,7 +157,8 @@ def _noisy(batch: dict[str, Any], std: float, shift: float, generator: torch.Gen
 
 def _counts(model: Any, batch: dict[str, Any], what: str) -> Tensor:
     def chunks() -> Iterator[Tensor]:
-        for index in track(torch.arange(len(batch["label"])).split(_CHUNK), description=what, transient=True):
+        parts, console = torch.arange(len(batch["label"])).split(_CHUNK), Console(stderr=True)
+        for index in track(parts, description=what, transient=True, console=console):
             yield model.record(select_items(batch, index)).counts
 
     return torch.cat(list(chunks()))
