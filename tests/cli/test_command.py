@@ -60,6 +60,7 @@ def test_a_run_after_one_under_ddp_in_the_same_process_saves_its_configuration_t
         assert (tmp_path / "runs" / run / "config.yaml").is_file()
 
 
+@pytest.mark.slow
 def test_the_first_process_of_torchrun_opens_the_one_run_folder(tmp_path):
     recipe = _recipe(tmp_path, strategy="ddp", devices=2)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
