@@ -9,7 +9,6 @@ marked `opaque`, with the reason, and must be left alone. Passes without gradien
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,104 +19,20 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
+from plasticity_lightning.interventions.unit_moves import (
+    NONLINEAR,
+    POOLED,
+    RESHAPED,
+    SAME,
+    SCALED,
+    UnitTag,
+    permuted,
+    reduced,
+    reshaped,
+)
+
 __all__ = ["UnitGraph", "UnitLayer", "UnitTracer", "in_dim", "out_dim"]
 
-_NONLINEAR = frozenset(
-    [
-        "relu",
-        "relu_",
-        "gelu",
-        "tanh",
-        "tanh_",
-        "sigmoid",
-        "sigmoid_",
-        "silu",
-        "leaky_relu",
-        "leaky_relu_",
-        "elu",
-        "elu_",
-        "selu",
-        "selu_",
-        "celu",
-        "celu_",
-        "prelu",
-        "softplus",
-        "hardtanh",
-        "hardtanh_",
-        "relu6",
-        "mish",
-        "hardswish",
-        "hardsigmoid",
-        "softsign",
-        "clamp",
-        "clamp_",
-        "clamp_min",
-        "clamp_min_",
-        "threshold",
-        "threshold_",
-        "rrelu",
-        "logsigmoid",
-        "tanhshrink",
-        "softshrink",
-        "hardshrink",
-        "sin",
-    ]
-)
-_SAME = frozenset(
-    [
-        "dropout",
-        "dropout_",
-        "feature_dropout",
-        "alpha_dropout",
-        "feature_alpha_dropout",
-        "dropout1d",
-        "dropout2d",
-        "dropout3d",
-        "clone",
-        "detach",
-        "contiguous",
-        "to",
-        "float",
-        "half",
-        "bfloat16",
-        "double",
-        "type",
-        "type_as",
-        "cuda",
-        "cpu",
-        "requires_grad_",
-        "retain_grad",
-        "batch_norm",
-        "instance_norm",
-        "layer_norm",
-        "rms_norm",
-        "group_norm",
-    ]
-)
-_SCALED = frozenset(
-    [
-        "mul",
-        "mul_",
-        "multiply",
-        "div",
-        "div_",
-        "true_divide",
-        "__mul__",
-        "__rmul__",
-        "__truediv__",
-        "__imul__",
-        "__itruediv__",
-        "neg",
-        "__neg__",
-    ]
-)
-_POOLED = frozenset(
-    f"{kind}_pool{n}d{suffix}"
-    for kind in ("max", "avg", "adaptive_avg", "adaptive_max", "lp")
-    for n in (1, 2, 3)
-    for suffix in ("", "_with_indices")
-) | {"interpolate", "upsample", "pad"}
-_RESHAPED = frozenset(["view", "reshape", "flatten", "unflatten", "squeeze", "unsqueeze", "squeeze_", "unsqueeze_"])
 _HARMLESS = frozenset(
     [
         "dim",
@@ -172,14 +87,6 @@ class UnitLayer:
 
 
 UnitGraph = dict[str, UnitLayer]
-
-
-@dataclass(frozen=True)
-class _Tag:
-    producer: str
-    dim: int  # the dimension of units
-    block: int = 1  # entries of that dimension per unit
-    active: bool = False
 
 
 @dataclass(frozen=True)
@@ -268,7 +175,7 @@ class UnitTracer(TorchFunctionMode):
             units.opaque = units.opaque or "its weight is shared"
         elif isinstance(layer, _TRANSPOSED) and layer.groups != 1:
             units.opaque = units.opaque or "it is a grouped transposed convolution"
-        self._tags[out] = _Tag(name, dim)
+        self._tags[out] = UnitTag(name, dim)
 
     def _follow(
         self,
@@ -314,20 +221,20 @@ class UnitTracer(TorchFunctionMode):
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         out: Tensor,
-    ) -> _Tag | None:
+    ) -> UnitTag | None:
         (source, tag), *others = before
         if any(x is not source for x, _ in others) or (
-            args and isinstance(args[0], Tensor) and args[0] is not source and name not in _SCALED
+            args and isinstance(args[0], Tensor) and args[0] is not source and name not in SCALED
         ):
             return None
         same = tuple(out.shape) == shape
-        if name in _NONLINEAR and same:
+        if name in NONLINEAR and same:
             self._activate(tag, out)
-            return _Tag(tag.producer, tag.dim, tag.block, True)
-        if name in _SAME and same:
+            return UnitTag(tag.producer, tag.dim, tag.block, True)
+        if name in SAME and same:
             self._normalise(tag, (args, kwargs), name, shape)
             return tag
-        if name in _SCALED and same:  # by a number, or by a mask of any shape that broadcasts
+        if name in SCALED and same:  # by a number, or by a mask of any shape that broadcasts
             return tag
         if (
             name in {"add", "sub", "__add__", "__radd__", "__sub__"}
@@ -336,21 +243,21 @@ class UnitTracer(TorchFunctionMode):
         ):
             return tag
         if (
-            name in _POOLED
+            name in POOLED
             and tag.block == 1
             and out.ndim == len(shape)
             and out.shape[: tag.dim + 1] == shape[: tag.dim + 1]
         ):
             return tag
-        if name in _RESHAPED:
-            return _reshaped(tag, shape, tuple(out.shape), self.graph[tag.producer].units)
+        if name in RESHAPED:
+            return reshaped(tag, shape, tuple(out.shape), self.graph[tag.producer].units)
         if name in {"mean", "amax", "sum"}:
-            return _reduced(tag, len(shape), args, kwargs)
+            return reduced(tag, len(shape), args, kwargs)
         if name in {"permute", "transpose", "movedim"}:
-            return _permuted(name, tag, len(shape), args, kwargs)
+            return permuted(name, tag, len(shape), args, kwargs)
         return None
 
-    def _activate(self, tag: _Tag, out: Tensor) -> None:
+    def _activate(self, tag: UnitTag, out: Tensor) -> None:
         self.graph[tag.producer].active = True
         if self._on_activation is None or tag.active:  # the first nonlinearity makes the activation
             return
@@ -360,7 +267,7 @@ class UnitTracer(TorchFunctionMode):
         with torch.no_grad():
             self._on_activation(tag.producer, units.reshape(-1, units.shape[-1]))
 
-    def _normalise(self, tag: _Tag, tree: Any, name: str, shape: tuple[int, ...]) -> None:
+    def _normalise(self, tag: UnitTag, tree: Any, name: str, shape: tuple[int, ...]) -> None:
         norms = {self._norms[id(x)] for x in _tensors(tree) if id(x) in self._norms}
         layer = self.graph[tag.producer]
         for norm, module in norms:
@@ -375,43 +282,12 @@ class UnitTracer(TorchFunctionMode):
         for _, tag in before:
             self._leave(tag, reason)
 
-    def _leave(self, tag: _Tag | _Mixed, reason: str) -> None:
+    def _leave(self, tag: UnitTag | _Mixed, reason: str) -> None:
         for producer in _producers(tag):
             self.graph[producer].opaque = self.graph[producer].opaque or reason
 
 
-def _reshaped(tag: _Tag, old: tuple[int, ...], new: tuple[int, ...], units: int) -> _Tag | None:
-    """The dimension of units after a change of shape: it may take in the dimensions behind it, never those before."""
-    lead, width = math.prod(old[: tag.dim]), old[tag.dim]
-    for dim in range(len(new)):
-        if math.prod(new[:dim]) == lead and new[dim] >= units:
-            for end in range(tag.dim + 1, len(old) + 1):
-                taken = math.prod(old[tag.dim + 1 : end])
-                if new[dim] == width * taken:
-                    return _Tag(tag.producer, dim, tag.block * taken, tag.active)
-    return None
-
-
-def _reduced(tag: _Tag, ndim: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Tag | None:
-    given = kwargs.get("dim", args[1] if len(args) > 1 else None)
-    if given is None:
-        return None
-    dims = {d % ndim for d in (given if isinstance(given, tuple | list | torch.Size) else [given])}
-    if tag.dim in dims:
-        return None
-    kept = kwargs.get("keepdim", args[2] if len(args) > 2 else False)
-    gone = 0 if kept else sum(1 for d in dims if d < tag.dim)
-    return _Tag(tag.producer, tag.dim - gone, tag.block, tag.active)
-
-
-def _permuted(name: str, tag: _Tag, ndim: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Tag | None:
-    order = torch.empty((1,) * ndim, device="meta")
-    marked = order.expand(*(2 if d == tag.dim else 1 for d in range(ndim)))
-    result = getattr(torch, name)(marked, *args[1:], **{k: v for k, v in kwargs.items() if k != "input"})
-    return _Tag(tag.producer, list(result.shape).index(2), tag.block, tag.active)
-
-
-def _producers(tag: _Tag | _Mixed) -> frozenset[str]:
+def _producers(tag: UnitTag | _Mixed) -> frozenset[str]:
     return tag.producers if isinstance(tag, _Mixed) else frozenset({tag.producer})
 
 
