@@ -234,9 +234,10 @@ class FeatureReadout(pl.LightningModule, ABC):
             metrics = self.solver.step()
             self.log_dict({f"readout/{name}": value for name, value in metrics.items()}, batch_size=1)
             self.log("readout/val_acc", metrics["val_accuracy"], prog_bar=True, logger=False, batch_size=1)
+            if self.solver.best_step == self.solver.n_steps:  # validation scores the best readout so far
+                self.readout_weight.copy_(self.solver.best_weight)
+                self.readout_bias.copy_(self.solver.best_bias)
         if self.solver.done:
-            self.readout_weight.copy_(self.solver.best_weight)
-            self.readout_bias.copy_(self.solver.best_bias)
             self.phase = "done"
             self.trainer.should_stop = True
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import lightning.pytorch as pl
 import pytest
 import torch
 
@@ -20,6 +21,32 @@ def test_it_learns_the_digits_and_is_restored_from_its_checkpoint(tmp_path: Path
     loaded = RandomFeatureClassifier.load_from_checkpoint(tmp_path / "a.ckpt", weights_only=True)
     again = torch.cat(trainer(tmp_path / "b").predict(loaded, data()))
     assert torch.equal(again, torch.cat(run.predict(model, data())))
+
+
+class Scores(pl.Callback):
+    """What validation logs while the readout is being fitted, beside the solver's own best."""
+
+    def __init__(self) -> None:
+        self.found: list[tuple[float, float]] = []
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if pl_module.phase in ("readout", "done") and pl_module.solver is not None:
+            self.found.append((float(trainer.callback_metrics["val/accuracy"]), pl_module.solver.best_val_accuracy))
+
+
+def test_validation_scores_the_best_readout_so_far(tmp_path: Path) -> None:
+    arguments = {"n_inputs": 64, "n_features": 40, "fan_in": 8, "readout": "adadelta"}
+    model, scores, run = (
+        RandomFeatureClassifier(**arguments, readout_arguments={"epochs": 30, "batch_size": 50, "lr": 1000.0}),
+        Scores(),
+        trainer(tmp_path),
+    )
+    run.callbacks.append(scores)
+    run.fit(model, data())
+    assert len(scores.found) > 2
+    assert len({best for _, best in scores.found}) > 1  # it went on improving while it was watched
+    for scored, best in scores.found:
+        assert scored == pytest.approx(best, abs=1e-6)
 
 
 def test_brightness_does_not_matter_and_the_seed_does() -> None:
