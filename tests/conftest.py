@@ -14,9 +14,11 @@ settings.load_profile("project")
 
 @pytest.fixture(autouse=True)
 def _same_environment() -> Iterator[None]:
-    """Lightning's launchers leave ranks and ports behind, which a later test of the same worker would read."""
+    """Lightning leaves ranks, ports and a process group of one behind, which a later test of the same worker would use."""
     before = dict(os.environ)
     yield
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        torch.distributed.destroy_process_group()
     for key in os.environ.keys() - before.keys():
         del os.environ[key]
     os.environ.update(before)

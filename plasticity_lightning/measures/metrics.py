@@ -175,8 +175,9 @@ class FeatureRank(Metric):
         Raises:
             ValueError: before the first update.
         """
-        gathered = self.features if isinstance(self.features, Tensor) else self.features and torch.cat(self.features)
-        if not isinstance(gathered, Tensor):
+        parts = [self.features] if isinstance(self.features, Tensor) else self.features
+        gathered = torch.cat(parts) if parts else torch.empty(0)
+        if not gathered.numel():  # synchronised metrics hold an empty tensor instead of an empty list
             raise ValueError("FeatureRank has no features: update it with the output of a layer first")
         return feature_ranks(gathered, self.delta, self.share, self.center)
 
