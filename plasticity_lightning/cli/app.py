@@ -5,6 +5,7 @@ last|best`, the test after `fit`, and errors told in one message. Importing this
 """
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -31,7 +32,7 @@ from plasticity_lightning.runtime.checkpoint import AtomicCheckpoint
 from plasticity_lightning.runtime.graceful_stop import GracefulStop
 from plasticity_lightning.runtime.rng import RNGState
 
-__all__ = ["PlasticityCLI", "run"]
+__all__ = ["PlasticityCLI", "exit_status", "run"]
 
 _EXPECTED = (ValueError, TypeError, MisconfigurationException, UserError)
 
@@ -43,14 +44,18 @@ def run(args: list[str], recipe: str | None = None) -> int:
         args: arguments with the command first and recipe names resolved to files.
         recipe: name for the run folder `runs/<recipe>`; None takes the name of the model class.
     """
+    return exit_status(lambda: PlasticityCLI(args, recipe))
+
+
+def exit_status(command: Callable[[], "PlasticityCLI"]) -> int:
+    """The exit status of a command, which building its CLI runs; a mistake in the input becomes one message and 2."""
     try:
-        cli = PlasticityCLI(args, recipe)
+        return command().exit_status
     except UserError as error:
         print(f"plasticity: error: {error}", file=sys.stderr)
         return 2
     except SystemExit as end:  # --help, --print_config and parser errors
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    return cli.exit_status
 
 
 class PlasticityParser(LightningArgumentParser):

@@ -7,7 +7,6 @@ do not run.
 
 import argparse
 import copy
-import sys
 from typing import Any
 
 import torch
@@ -16,7 +15,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.table import Table
 
 from plasticity_lightning.callbacks.plasticity_monitor import PlasticityMonitor
-from plasticity_lightning.cli.app import PlasticityCLI
+from plasticity_lightning.cli.app import PlasticityCLI, exit_status
 from plasticity_lightning.cli.tables import print_table
 from plasticity_lightning.errors import UserError
 from plasticity_lightning.measures.aggregate import NETWORK
@@ -40,19 +39,20 @@ def diagnose(args: list[str], recipe: str | None = None) -> int:
         args: arguments after `diagnose`, with recipe names resolved to files.
         recipe: name of the recipe, which tells where `--ckpt_path last` looks.
     """
-    try:
+
+    def command() -> PlasticityCLI:
         options, rest = _parser().parse_known_args(args)
         if not {"-h", "--help"} & set(rest) and not any(arg.split("=")[0] == "--ckpt_path" for arg in rest):
             raise UserError("--ckpt_path is missing; allowed: last, best or the path of a checkpoint")
-        cli = _DiagnoseCLI(["fit", *rest], recipe, options)
-    except (UserError, MisconfigurationException) as error:
-        print(f"plasticity: error: {error}", file=sys.stderr)
-        return 2
-    except SystemExit as end:  # --help and parser errors
-        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
-    if cli.monitor is not None:
-        _print(cli.monitor)
-    return cli.exit_status
+        try:
+            cli = _DiagnoseCLI(["fit", *rest], recipe, options)
+        except MisconfigurationException as error:
+            raise UserError(str(error)) from error
+        if cli.monitor is not None:
+            _print(cli.monitor)
+        return cli
+
+    return exit_status(command)
 
 
 class _DiagnoseCLI(PlasticityCLI):

@@ -6,7 +6,6 @@ the two ranks of kernel quality. Works for any module that offers `protocols.Has
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Iterator
 from typing import Any
 
@@ -18,7 +17,7 @@ from rich.table import Table
 from torch import Tensor
 
 from plasticity_lightning.callbacks.liquid_monitor import liquid_measures
-from plasticity_lightning.cli.app import PlasticityCLI
+from plasticity_lightning.cli.app import PlasticityCLI, exit_status
 from plasticity_lightning.cli.tables import print_table
 from plasticity_lightning.errors import UserError
 from plasticity_lightning.measures.kernel import approximation_rank, separation_rank
@@ -41,13 +40,7 @@ def run(args: list[str], recipe: str | None = None) -> int:
         args: arguments with the command first and recipe names resolved to files.
         recipe: name of the recipe, which tells where `--ckpt_path last` looks.
     """
-    try:
-        return _LiquidCLI(args, recipe).exit_status
-    except UserError as error:
-        print(f"plasticity: error: {error}", file=sys.stderr)
-        return 2
-    except SystemExit as end:  # --help, --print_config and parser errors
-        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    return exit_status(lambda: _LiquidCLI(args, recipe))
 
 
 class _LiquidTrainer(Trainer):

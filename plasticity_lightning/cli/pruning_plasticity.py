@@ -6,7 +6,6 @@ table and writes CSV, JSON and the figure. Callbacks that save, and those that p
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,7 @@ from rich.table import Table
 
 from plasticity_lightning.callbacks.one_shot_pruning import PruneShare
 from plasticity_lightning.callbacks.prune_regrow import PruneRegrowScheduler
-from plasticity_lightning.cli.app import PlasticityCLI, RunConfig
+from plasticity_lightning.cli.app import PlasticityCLI, RunConfig, exit_status
 from plasticity_lightning.cli.pruning_study import LearningRate, Outcome, StudyStopped, arms, run_study, write_outcomes
 from plasticity_lightning.cli.runs import claim_run_dir, resolve_checkpoint
 from plasticity_lightning.cli.tables import print_table
@@ -36,13 +35,7 @@ def run(args: list[str], recipe: str | None = None) -> int:
         args: arguments with the command first and recipe names resolved to files.
         recipe: name for the folder `runs/<recipe>`.
     """
-    try:
-        return _StudyCLI(args, recipe).exit_status
-    except UserError as error:
-        print(f"plasticity: error: {error}", file=sys.stderr)
-        return 2
-    except SystemExit as end:  # --help, --print_config and parser errors
-        return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+    return exit_status(lambda: _StudyCLI(args, recipe))
 
 
 class _StudyTrainer(Trainer):
