@@ -118,7 +118,7 @@ def main() -> None:
     hooks = sum(
         statistics.median(durations)
         for name, durations in profiler.recorded_durations.items()
-        if "PruneRegrowScheduler" in name and "train_batch" in name
+        if "PruneRegrowScheduler" in name and ("train_batch" in name or "optimizer_step" in name)
     )
     print(f"ResNet-20, width {options.width}, {n_weights:,} masked weights, batch {batch}, 1 thread")
     print(f"dense step {base * 1e3:.1f} ms, median of {rounds} runs of {n_steps} steps")

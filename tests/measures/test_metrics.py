@@ -127,6 +127,13 @@ def test_nothing_was_measured_is_nan_and_rank_says_so():
         pytest.raises(ValueError, match="no features"),
     ):
         FeatureRank().compute()
+    synchronised = FeatureRank()
+    synchronised.features = torch.empty(0)  # what gathering empty lists leaves
+    with (
+        pytest.warns(UserWarning, match="before the ``update``"),
+        pytest.raises(ValueError, match="no features"),
+    ):
+        synchronised.compute()
 
 
 @settings(max_examples=15, deadline=None)
