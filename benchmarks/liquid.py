@@ -17,10 +17,10 @@ from spikingjelly.activation_based import functional, neuron
 
 from plasticity_lightning.spiking.astrocyte import Astrocyte
 from plasticity_lightning.spiking.encoding import SpikeTrains, rate_encode, sample_keys
-from plasticity_lightning.spiking.engines import LiquidState, NeuronParameters, engine
-from plasticity_lightning.spiking.engines.cpu import available_threads
+from plasticity_lightning.spiking.liquid import LiquidState, NeuronParameters, engine
+from plasticity_lightning.spiking.liquid.cpu import available_threads
+from plasticity_lightning.spiking.liquid.topology import Liquid, grid_liquid
 from plasticity_lightning.spiking.rules import STDP
-from plasticity_lightning.spiking.topology import Liquid, grid_liquid
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ from typing import Any, Protocol, runtime_checkable
 from torch import Tensor, nn
 
 from plasticity_lightning.spiking.astrocyte import Astrocyte
-from plasticity_lightning.spiking.engines.contract import LiquidActivity
-from plasticity_lightning.spiking.topology import Liquid
+from plasticity_lightning.spiking.liquid.contract import LiquidActivity
+from plasticity_lightning.spiking.liquid.topology import Liquid
 
 __all__ = ["HasLiquid", "HasModulator", "HasPlasticityGroups", "HasTasks"]
 

@@ -12,7 +12,8 @@ ROOT = Path(plasticity_lightning.__file__).parent
 MECHANISMS = {"measures", "interventions", "sparsity", "spiking", "readouts", "control", "networks"}
 ANYWHERE = {"errors", "protocols", "schedules", "_version"}
 ALLOWED = {
-    "cli": {"modules", "data", "callbacks", "runtime", "viz"} | MECHANISMS,
+    "cli": {"studies", "modules", "data", "callbacks", "runtime", "viz"} | MECHANISMS,
+    "studies": {"modules", "data", "callbacks", "runtime", "viz"} | MECHANISMS,
     "__main__": {"cli"},
     "modules": {"runtime", "viz"} | MECHANISMS,
     "data": {"runtime", "viz"} | MECHANISMS,
@@ -94,11 +95,12 @@ def test_no_catch_all_folders():
     ("source", "relative"),
     [
         ("from plasticity_lightning.modules.nalsm import NALSM", "callbacks/a.py"),
-        ("def f():\n    import plasticity_lightning.data.images", "callbacks/a.py"),
+        ("def f():\n    import plasticity_lightning.data.images.datasets", "callbacks/a.py"),
         ("from plasticity_lightning import data", "callbacks/a.py"),
         ("from ..spiking import rules", "measures/a.py"),
-        ("from ...readouts import ridge", "spiking/engines/a.py"),
+        ("from ...readouts import ridge", "spiking/liquid/a.py"),
         ("import lightning.pytorch as pl", "spiking/a.py"),
+        ("from plasticity_lightning.cli import runs", "studies/a.py"),
         ("from spikingjelly import datasets", "data/a.py"),
         ("import torchvision", "data/a.py"),
         ("", "helpers/a.py"),
@@ -112,7 +114,7 @@ def test_checker_sees_a_violation(source, relative):
     ("source", "relative"),
     [
         ("from plasticity_lightning.spiking.rules import stdp", "modules/a.py"),
-        ("from ..rules import stdp", "spiking/engines/a.py"),
+        ("from ..rules import stdp", "spiking/liquid/a.py"),
         ("from plasticity_lightning.errors import X", "measures/a.py"),
         ("import lightning.pytorch as pl", "callbacks/a.py"),
         ("import torchvision_like", "data/a.py"),

@@ -1,6 +1,5 @@
 """Shared behaviour: one Callback a file, each useful on a stranger's LightningModule."""
 
-from plasticity_lightning.callbacks.astrocyte_feedback import AstrocyteFeedback
 from plasticity_lightning.callbacks.interventions import (
     ContinualBackprop,
     L2Init,
@@ -12,10 +11,11 @@ from plasticity_lightning.callbacks.interventions import (
     ShrinkAndPerturb,
     SoftReset,
 )
-from plasticity_lightning.callbacks.liquid_monitor import LiquidMonitor
-from plasticity_lightning.callbacks.one_shot_pruning import OneShotPruning
-from plasticity_lightning.callbacks.plasticity_monitor import PlasticityMonitor
-from plasticity_lightning.callbacks.prune_regrow import PruneRegrowScheduler
+from plasticity_lightning.callbacks.liquid.astrocyte_feedback import AstrocyteFeedback
+from plasticity_lightning.callbacks.liquid.liquid_monitor import LiquidMonitor
+from plasticity_lightning.callbacks.monitoring.plasticity_monitor import PlasticityMonitor
+from plasticity_lightning.callbacks.sparse_training.one_shot_pruning import OneShotPruning
+from plasticity_lightning.callbacks.sparse_training.prune_regrow import PruneRegrowScheduler
 
 __all__ = [
     "AstrocyteFeedback",

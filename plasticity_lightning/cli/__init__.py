@@ -4,12 +4,11 @@ Only the commands that train or evaluate import Lightning, in `plasticity_lightn
 success, 2 for a mistake in the input, 130 and 143 for a run that SIGINT or SIGTERM stopped.
 """
 
-import difflib
 import sys
 
 from plasticity_lightning._version import __version__
 from plasticity_lightning.cli.recipes import list_recipes, resolve_arguments
-from plasticity_lightning.errors import UserError
+from plasticity_lightning.errors import UserError, nearest
 
 __all__ = ["main"]
 
@@ -95,9 +94,7 @@ def _check_command(command: str) -> None:
         return
     if command.startswith("-"):
         raise UserError(f"the command comes first, got {command!r}; commands: {', '.join(_COMMANDS)}")
-    near = difflib.get_close_matches(command, _COMMANDS, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
-    raise UserError(f"unknown command {command!r}; commands: {', '.join(_COMMANDS)}{hint}")
+    raise UserError(f"unknown command {command!r}; commands: {', '.join(_COMMANDS)}{nearest(command, _COMMANDS)}")
 
 
 def _print_recipes(rest: list[str]) -> int:

@@ -12,11 +12,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from plasticity_lightning.cli.errors import nearest
-from plasticity_lightning.errors import UserError
+from plasticity_lightning.errors import UserError, nearest
 
 if TYPE_CHECKING:
-    from plasticity_lightning.cli.run_logs import Group, Run
+    from plasticity_lightning.studies.run_logs import Group, Run
 
 __all__ = ["compare"]
 
@@ -48,8 +47,8 @@ def compare(args: list[str]) -> int:
         raise UserError(f"--output {options.output}: the suffix must be one of {', '.join(_FORMATS)}")
     from rich.console import Console
 
-    from plasticity_lightning.cli.run_logs import group_runs  # numpy and TensorBoard
     from plasticity_lightning.cli.tables import print_table
+    from plasticity_lightning.studies.run_logs import group_runs  # numpy and TensorBoard
 
     groups = group_runs(options.runs)
     tags = _chosen_tags(groups, options.metrics)

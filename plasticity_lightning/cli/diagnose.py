@@ -14,7 +14,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.table import Table
 
-from plasticity_lightning.callbacks.plasticity_monitor import PlasticityMonitor
+from plasticity_lightning.callbacks.monitoring.plasticity_monitor import PlasticityMonitor
 from plasticity_lightning.cli.app import PlasticityCLI, exit_status
 from plasticity_lightning.cli.tables import print_table
 from plasticity_lightning.errors import UserError

@@ -16,7 +16,7 @@ from rich.progress import track
 from rich.table import Table
 from torch import Tensor
 
-from plasticity_lightning.callbacks.liquid_monitor import liquid_measures
+from plasticity_lightning.callbacks.liquid.liquid_monitor import liquid_measures
 from plasticity_lightning.cli.app import PlasticityCLI, exit_status
 from plasticity_lightning.cli.tables import print_table
 from plasticity_lightning.errors import UserError
@@ -24,7 +24,7 @@ from plasticity_lightning.measures.kernel import approximation_rank, separation_
 from plasticity_lightning.measures.spiking import participation_ratio
 from plasticity_lightning.protocols import HasLiquid
 from plasticity_lightning.spiking.encoding import SpikeTrains
-from plasticity_lightning.spiking.item_batches import join_batches, select_items, spaced_items
+from plasticity_lightning.spiking.liquid.item_batches import join_batches, select_items, spaced_items
 from plasticity_lightning.spiking.noise import noisy_images, shifted_trains
 
 __all__ = ["run"]

@@ -4,20 +4,15 @@ jsonargparse tries every member of a union type and reports all failures, indent
 The cause is the most specific of them; the valid keys of a nested class are read from the parser in the traceback.
 """
 
-import difflib
 import inspect
 import re
 import sys
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any
 
-__all__ = ["cause", "distil", "nearest"]
+from plasticity_lightning.errors import nearest
 
-
-def nearest(name: str, choices: Iterable[str]) -> str:
-    """`"; did you mean 'x'?"` for the choice most like `name`, or an empty string."""
-    near = difflib.get_close_matches(name, list(choices), n=1, cutoff=0.6)
-    return f"; did you mean {near[0]!r}?" if near else ""
+__all__ = ["cause", "distil"]
 
 
 def distil(message: str, error: BaseException | None, keys: Iterable[str], classes: Mapping[str, type]) -> str:

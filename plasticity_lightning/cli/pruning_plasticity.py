@@ -13,13 +13,20 @@ from lightning.pytorch import Callback, LightningDataModule, LightningModule, Tr
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor
 from rich.table import Table
 
-from plasticity_lightning.callbacks.one_shot_pruning import PruneShare
-from plasticity_lightning.callbacks.prune_regrow import PruneRegrowScheduler
+from plasticity_lightning.callbacks.sparse_training.one_shot_pruning import PruneShare
+from plasticity_lightning.callbacks.sparse_training.prune_regrow import PruneRegrowScheduler
 from plasticity_lightning.cli.app import PlasticityCLI, RunConfig, exit_status
-from plasticity_lightning.cli.pruning_study import LearningRate, Outcome, StudyStopped, arms, run_study, write_outcomes
 from plasticity_lightning.cli.runs import claim_run_dir, resolve_checkpoint
 from plasticity_lightning.cli.tables import print_table
 from plasticity_lightning.errors import UserError
+from plasticity_lightning.studies.pruning_plasticity import (
+    LearningRate,
+    Outcome,
+    StudyStopped,
+    arms,
+    run_study,
+    write_outcomes,
+)
 from plasticity_lightning.viz.pruning import pruning_plasticity
 
 __all__ = ["run"]

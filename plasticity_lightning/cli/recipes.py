@@ -5,10 +5,9 @@ comment line says what it shows. In an installed package the folder is `plastici
 `recipes` at the root.
 """
 
-import difflib
 from pathlib import Path
 
-from plasticity_lightning.errors import UserError
+from plasticity_lightning.errors import UserError, nearest
 
 __all__ = ["find_recipe", "list_recipes", "recipes_folder", "resolve_arguments"]
 
@@ -52,10 +51,9 @@ def find_recipe(name: str, folder: Path | None = None) -> tuple[Path, str]:
     short = name.removesuffix(".yaml").removesuffix(".yml")
     if short in shipped:
         return shipped[short][0], short
-    near = difflib.get_close_matches(short, shipped, n=3, cutoff=0.4)
-    hint = f"did you mean {' or '.join(near)}? " if near else ""
     raise UserError(
-        f"--config {name}: no such file and no shipped recipe of that name; {hint}`plasticity recipes` lists them"
+        f"--config {name}: no such file and no shipped recipe of that name{nearest(short, shipped, n=3)} "
+        "`plasticity recipes` lists them"
     )
 
 

@@ -11,12 +11,12 @@ Sources: Ma et al. 2024 (fau), Lyle et al. 2023 (ever_active) and 2024 (activati
 from __future__ import annotations
 
 from collections.abc import Callable
-from difflib import get_close_matches
 from typing import Literal
 
 import torch
 from torch import Tensor
 
+from plasticity_lightning.errors import nearest
 from plasticity_lightning.measures.units import check_unit_mask, feature_matrix, samples_by_units
 
 __all__ = [
@@ -157,8 +157,9 @@ def saturated(activation: Tensor, function: Saturating = "tanh") -> Tensor:
 def saturated_entries(activation: Tensor, function: Saturating = "tanh") -> Tensor:
     """Where `activation` is saturated, bool of the same shape."""
     if function not in _SATURATION:
-        near = get_close_matches(str(function), _SATURATION, n=1, cutoff=0.0)[0]
-        raise ValueError(f"function={function!r} must be one of {sorted(_SATURATION)}; the nearest is {near!r}")
+        raise ValueError(
+            f"function={function!r} must be one of {sorted(_SATURATION)}{nearest(str(function), _SATURATION)}"
+        )
     return _SATURATION[function](activation.detach())
 
 

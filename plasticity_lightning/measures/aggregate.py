@@ -9,12 +9,13 @@ fractions of units by the number of units, norms by the root of the sum of squar
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from difflib import get_close_matches
 from fnmatch import fnmatchcase
 from typing import Literal
 
 import torch
 from torch import Tensor
+
+from plasticity_lightning.errors import nearest
 
 __all__ = ["NETWORK", "Combination", "combine", "group_values", "match_groups", "tag"]
 
@@ -45,10 +46,9 @@ def match_groups(
         for pattern in [given] if isinstance(given, str) else given:
             matched = [layer for layer in layers if fnmatchcase(layer, pattern)]
             if not matched:
-                near = get_close_matches(pattern, layers, n=1, cutoff=0.0)
                 raise ValueError(
-                    f"pattern {pattern!r} of group {group!r} matches no layer; the nearest is {near}, "
-                    f"there are {list(layers)}"
+                    f"pattern {pattern!r} of group {group!r} matches no layer; there are {list(layers)}"
+                    f"{nearest(pattern, layers)}"
                 )
             chosen.update(matched)
         groups[group] = [layer for layer in layers if layer in chosen]

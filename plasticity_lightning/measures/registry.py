@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, Literal
 
+from plasticity_lightning.errors import nearest
 from plasticity_lightning.measures import (
     activity,
     curvature,
@@ -143,6 +143,5 @@ MEASURES: dict[str, Measure] = {
 def measure_named(name: str) -> Measure:
     """Entry `name` of `MEASURES`. Raises: ValueError: for an unknown name, with the nearest one."""
     if name not in MEASURES:
-        near = get_close_matches(name, MEASURES, n=1, cutoff=0.0)[0]
-        raise ValueError(f"measure {name!r} is unknown; the nearest is {near!r}, there are {sorted(MEASURES)}")
+        raise ValueError(f"measure {name!r} is unknown; there are {sorted(MEASURES)}{nearest(name, MEASURES)}")
     return MEASURES[name]

@@ -23,7 +23,7 @@ from torchmetrics.classification import MulticlassAccuracy
 from plasticity_lightning.readouts import READOUTS
 from plasticity_lightning.readouts.features import batch_max_scale, feature_scale, normalise_counts, silent_items
 from plasticity_lightning.runtime.feature_store import FeatureStore
-from plasticity_lightning.spiking.item_batches import select_items
+from plasticity_lightning.spiking.liquid.item_batches import select_items
 
 __all__ = ["FeatureReadout"]
 

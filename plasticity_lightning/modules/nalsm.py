@@ -19,11 +19,11 @@ from torch import Tensor
 from plasticity_lightning.modules.feature_readout import FeatureReadout
 from plasticity_lightning.spiking.astrocyte import Astrocyte
 from plasticity_lightning.spiking.encoding import SpikeTrains, ink_scale, pulse_probability, rate_encode, sample_keys
-from plasticity_lightning.spiking.engines import EngineName, LiquidActivity, LiquidState, NeuronParameters
-from plasticity_lightning.spiking.engines import engine as select_engine
-from plasticity_lightning.spiking.item_batches import join_batches
+from plasticity_lightning.spiking.liquid import EngineName, LiquidActivity, LiquidState, NeuronParameters
+from plasticity_lightning.spiking.liquid import engine as select_engine
+from plasticity_lightning.spiking.liquid.item_batches import join_batches
+from plasticity_lightning.spiking.liquid.topology import Liquid, grid_liquid
 from plasticity_lightning.spiking.rules import APSTDP, STDP
-from plasticity_lightning.spiking.topology import Liquid, grid_liquid
 
 __all__ = ["NALSM"]
 

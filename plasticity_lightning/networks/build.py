@@ -4,7 +4,6 @@
 and `build_network("torchvision.models.resnet18", {"num_classes": 10})` are calls of one kind.
 """
 
-import difflib
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
@@ -12,6 +11,7 @@ from typing import Any
 
 from torch import nn
 
+from plasticity_lightning.errors import nearest
 from plasticity_lightning.networks.resnet import cifar_resnet20, cifar_resnet50, resnet50
 from plasticity_lightning.networks.small import lenet_300_100, small_conv_net
 from plasticity_lightning.networks.vgg import vgg19
@@ -46,25 +46,23 @@ def build_network(name: str, arguments: Mapping[str, Any] | None = None) -> nn.M
     _check_arguments(name, factory, arguments)
     network = factory(**arguments)
     if not isinstance(network, nn.Module):
-        raise ValueError(f"model={name!r} returned a {type(network).__name__}; it must return a torch.nn.Module")
+        raise ValueError(f"network={name!r} returned a {type(network).__name__}; it must return a torch.nn.Module")
     return network
 
 
 def _imported(path: str) -> Callable[..., Any]:
     module_name, dot, attribute = path.rpartition(".")
     if not dot:
-        near = difflib.get_close_matches(path, NETWORKS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"model={path!r}: allowed are {', '.join(sorted(NETWORKS))} or an import path such as "
-            f"'timm.create_model'{hint}"
+            f"network={path!r}: allowed are {', '.join(sorted(NETWORKS))} or an import path such as "
+            f"'timm.create_model'{nearest(path, NETWORKS)}"
         )
     try:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
-        raise ValueError(f"model={path!r} cannot be imported: {error}") from error
+        raise ValueError(f"network={path!r} cannot be imported: {error}") from error
     if not callable(factory):
-        raise ValueError(f"model={path!r} is a {type(factory).__name__}; it must be a class or a function")
+        raise ValueError(f"network={path!r} is a {type(factory).__name__}; it must be a class or a function")
     return factory
 
 
@@ -76,4 +74,4 @@ def _check_arguments(name: str, factory: Callable[..., Any], arguments: dict[str
     try:
         signature.bind(**arguments)
     except TypeError as error:
-        raise ValueError(f"model_arguments of {name}: {error}; it takes {signature}") from None
+        raise ValueError(f"network_arguments of {name}: {error}; it takes {signature}") from None

@@ -11,13 +11,13 @@ import math
 import operator
 import re
 from collections.abc import Callable, Sequence
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
+from plasticity_lightning.errors import nearest
 from plasticity_lightning.runtime.clock import Clock, Unit
 
 __all__ = ["Condition", "Trigger", "parse_condition"]
@@ -160,10 +160,10 @@ class Trigger:
             return
         self._missed += 1
         if self._missed == _PATIENCE:
-            near = get_close_matches(self.condition.metric, metrics, n=1, cutoff=0.0)
             rank_zero_warn(
                 f"trigger: {self.condition.metric!r} was in none of the last {_PATIENCE} readings of the logged metrics; "
-                f"the nearest is {near}, there are {sorted(metrics)}. A monitor must stand before the intervention."
+                f"there are {sorted(metrics)}{nearest(self.condition.metric, metrics)} A monitor must stand before the "
+                "intervention."
             )
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,10 +9,10 @@ Liu et al. 2021b (granet), Lee et al. 2019 (snip), Wang et al. 2020 (grasp).
 
 from __future__ import annotations
 
-import difflib
 from dataclasses import dataclass, fields
 from typing import Any, Literal, cast, get_args
 
+from plasticity_lightning.errors import nearest
 from plasticity_lightning.schedules import ScheduleName
 from plasticity_lightning.sparsity.allocation import AllocationName
 from plasticity_lightning.sparsity.criteria import DropName, ScoreName
@@ -199,7 +199,7 @@ def make_method(name: MethodName, **overrides: Any) -> Method:
     known = {f.name for f in fields(Method)}
     for option in overrides:
         if option not in known:
-            raise ValueError(f"unknown option {option!r}{_nearest(option, known)}")
+            raise ValueError(f"unknown option {option!r}{nearest(option, known)}")
     given = {option: value for option, value in overrides.items() if value is not None}
     if name == "dense":
         given["sparsity"] = 0.0
@@ -231,9 +231,4 @@ def parse_moment(value: Moment, name: str = "moment") -> tuple[float, Literal["f
 
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{_nearest(str(value), choices)}")
-
-
-def _nearest(value: str, choices: Any) -> str:
-    close = difflib.get_close_matches(value, list(choices), n=1)
-    return f"; did you mean {close[0]!r}?" if close else ""
+        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{nearest(str(value), choices)}")

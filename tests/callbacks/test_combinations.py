@@ -10,7 +10,7 @@ from torch.overrides import _get_current_function_mode_stack
 
 from plasticity_lightning.callbacks import ContinualBackprop, PlasticityMonitor, PruneRegrowScheduler, ReDo, Reset
 from plasticity_lightning.networks import MLP
-from plasticity_lightning.networks.small_cnn import SmallCNN
+from plasticity_lightning.networks.small import SmallCNN
 from tests.callbacks.toy_networks import Classifier, images, trainer
 
 # every kind of measure, those that differentiate (with functorch) and that train a copy among them

@@ -6,8 +6,8 @@ import yaml
 from torch.utils.tensorboard import SummaryWriter
 
 from plasticity_lightning.cli import main
-from plasticity_lightning.cli.run_logs import find_runs, group_runs, read_run
 from plasticity_lightning.errors import UserError
+from plasticity_lightning.studies.run_logs import find_runs, group_runs, read_run
 
 
 def write_run(folder, final, seed=0, lr=0.1, config=True, **scalars):

@@ -7,7 +7,7 @@ from plasticity_lightning.cli import main
 from plasticity_lightning.data import DigitsDataModule
 from plasticity_lightning.measures.kernel import separation_rank
 from plasticity_lightning.modules import NALSM
-from plasticity_lightning.spiking.item_batches import join_batches, spaced_items
+from plasticity_lightning.spiking.liquid.item_batches import join_batches, spaced_items
 
 RECIPE = ["--config", "nalsm/quickstart", "--model.init_args.shape", "[4,4,4]"]
 

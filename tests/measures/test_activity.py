@@ -172,7 +172,7 @@ def test_saturation_by_hand(function, values, expected):
 
 
 def test_an_unknown_saturating_function_is_refused_with_the_nearest():
-    with pytest.raises(ValueError, match="nearest is 'sigmoid'"):
+    with pytest.raises(ValueError, match="did you mean 'sigmoid'"):
         saturated(LAYER, "sigmoidal")
 
 

@@ -27,7 +27,9 @@ def test_groups_by_pattern_keep_the_order_of_layers():
     }
     assert match_groups({}, LAYERS, network=False) == {}
     assert match_groups({"network": "actor.*"}, LAYERS) == {"network": ["actor.0"]}
-    with pytest.raises(ValueError, match=r"'critics\.\*' of group 'c' matches no layer; the nearest is \['critic"):
+    with pytest.raises(
+        ValueError, match=r"'critics\.\*' of group 'c' matches no layer; there are .*did you mean 'critic"
+    ):
         match_groups({"c": "critics.*"}, LAYERS)
 
 

@@ -181,7 +181,7 @@ def test_bad_shapes_are_refused_at_once():
         UnitActivity(3).update(torch.ones(2, 4))
     with pytest.raises(ValueError, match="n_units=0"):
         UnitActivity(0)
-    with pytest.raises(ValueError, match="nearest is 'tanh'"):
+    with pytest.raises(ValueError, match="did you mean 'tanh'"):
         Saturated("tan")
     with pytest.raises(ValueError, match="duration=0"):
         SpikeStatistics(3, 0)

@@ -37,5 +37,5 @@ def test_probes_are_never_combined_and_never_cheap():
 
 def test_an_unknown_measure_is_refused_with_the_nearest():
     assert measure_named("fau") is MEASURES["fau"]
-    with pytest.raises(ValueError, match="nearest is 'dormant'"):
+    with pytest.raises(ValueError, match="did you mean 'dormant'"):
         measure_named("dormnat")

@@ -30,7 +30,7 @@ def test_an_import_path_builds_a_strangers_network():
         ("vgg9", {}, "did you mean 'vgg19'"),
         ("no_such_package.net", {}, "cannot be imported: No module named"),
         ("torch.nn.Linaer", {}, "cannot be imported.*Linaer"),
-        ("vgg19", {"n_clases": 3}, "model_arguments of vgg19: .*n_clases.*it takes .*n_classes"),
+        ("vgg19", {"n_clases": 3}, "network_arguments of vgg19: .*n_clases.*it takes .*n_classes"),
         ("torch.nn.Linear", {"in_features": 2}, "missing a required argument: 'out_features'"),
         (f"{__name__}.number", {}, "is a int; it must be a class or a function"),
         ("builtins.dict", {}, "returned a dict"),

@@ -69,12 +69,12 @@ def overrides(name: str, root: Path) -> list[str]:
     if "imagenet" in name:
         data = ["--data.init_args.image_size=32", "--data.init_args.resize=40", "--data.init_args.num_workers=0"]
         net = "{n_classes: 1000, initialisation: fan_in, width: 4, depths: [1, 1, 1, 1]}"
-        return [*TINY, *files, *data, f"--model.init_args.model_arguments={net}"]
+        return [*TINY, *files, *data, f"--model.init_args.network_arguments={net}"]
     if "cifar" in name:
         n = 100 if "cifar100" in name else 10
         small = f"{{n_classes: {n}, width: 4}}" if "small" not in name else "{widths: [4, 8, 8, 8]}"
         data = ["--data.init_args.val_size=6", "--data.init_args.download=false"]
-        return [*TINY, *files, *data, f"--model.init_args.model_arguments={small}"]
+        return [*TINY, *files, *data, f"--model.init_args.network_arguments={small}"]
     return [*TINY, *files, "--data.init_args.val_size=20", "--data.init_args.download=false"]
 
 
@@ -136,7 +136,7 @@ def test_recipe_trains_tests_and_reaches_its_sparsity(
 def test_a_method_and_a_sparsity_are_overlays(overlay: str, root: Path, tmp_path: Path) -> None:
     name = "granet/fashion_mnist"
     arguments = ["--config", name, "--config", overlay, "--config", "granet/overlays/sparsity_80"]
-    rest = [*overrides(name, root), "--model.init_args.model_arguments={widths: [20]}", "--test_after_fit=false"]
+    rest = [*overrides(name, root), "--model.init_args.network_arguments={widths: [20]}", "--test_after_fit=false"]
     assert main(["fit", *arguments, *rest, "--trainer.default_root_dir", str(tmp_path)]) == 0
     given, run = callback_of(tmp_path / "version_0"), tmp_path / "version_0"
     overlaid = yaml.safe_load(list_recipes()[overlay][0].read_text())["trainer"]["callbacks"]["init_args"]

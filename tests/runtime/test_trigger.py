@@ -100,7 +100,7 @@ def test_nan_and_absence_never_fire():
 
 def test_a_metric_that_never_comes_is_reported_with_the_nearest_name():
     trigger = Trigger(trigger="plasticity/fau/critik < 0.2")
-    with pytest.warns(UserWarning, match=r"critik.*nearest is \['plasticity/fau/critic'\]"):
+    with pytest.warns(UserWarning, match=r"critik.*did you mean 'plasticity/fau/critic'"):
         events(trigger, [0.1] * 25)
 
 

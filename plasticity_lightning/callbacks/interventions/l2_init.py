@@ -10,7 +10,7 @@ from torch.utils.hooks import RemovableHandle
 
 from plasticity_lightning.callbacks.interventions.anchored import Anchored
 from plasticity_lightning.callbacks.interventions.triggered import optimizers_of
-from plasticity_lightning.interventions.anchors import add_anchor_gradient, pull_to_anchors, squared_distance
+from plasticity_lightning.interventions.l2_init import add_anchor_gradient, pull_to_anchors, squared_distance
 from plasticity_lightning.runtime.clock import logging_due
 
 __all__ = ["L2Init"]

@@ -10,7 +10,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 from torch.nn.utils import parametrizations, parametrize
 
-from plasticity_lightning.interventions.transforms import CReLU, LayerNormed, insert_crelu
+from plasticity_lightning.interventions.module_transform import CReLU, LayerNormed, insert_crelu
 from plasticity_lightning.measures.isolation import undisturbed
 
 __all__ = ["ModuleTransform"]

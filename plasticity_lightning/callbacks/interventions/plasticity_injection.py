@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from plasticity_lightning.callbacks.interventions.triggered import TriggeredIntervention, broadcast
 from plasticity_lightning.interventions.initialise import Initialiser, fresh_layer
-from plasticity_lightning.interventions.injection import InjectableHead
+from plasticity_lightning.interventions.plasticity_injection import InjectableHead
 from plasticity_lightning.runtime.clock import Unit
 
 __all__ = ["PlasticityInjection"]

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from plasticity_lightning.callbacks.interventions.triggered import TriggeredIntervention, broadcast, optimizers_of
 from plasticity_lightning.interventions.initialise import Initialiser, select_layers
 from plasticity_lightning.interventions.optimizer_state import Moments, check_moments, forget_moments
-from plasticity_lightning.interventions.shrink_perturb import mix_in_fresh
+from plasticity_lightning.interventions.shrink_and_perturb import mix_in_fresh
 from plasticity_lightning.runtime.clock import Unit
 
 __all__ = ["Reset"]

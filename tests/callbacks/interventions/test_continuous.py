@@ -9,8 +9,8 @@ from torch.overrides import _get_current_function_mode_stack
 
 from plasticity_lightning.callbacks import ContinualBackprop, L2Init, ModuleTransform, Parseval, SoftReset
 from plasticity_lightning.interventions import UPGD
+from plasticity_lightning.interventions.module_transform import CReLU, LayerNormed
 from plasticity_lightning.interventions.parseval import parseval_penalty
-from plasticity_lightning.interventions.transforms import CReLU, LayerNormed
 
 from .toys import Regression, fit, weights
 

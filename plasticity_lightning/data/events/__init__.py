@@ -1,0 +1,1 @@
+"""Event-camera recordings: files, formats, emulation, data modules."""

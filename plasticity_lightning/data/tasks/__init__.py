@@ -1,0 +1,1 @@
+"""Streams of tasks for continual learning, made from image data or drawn."""

@@ -1,0 +1,1 @@
+"""Experiments over many runs or checkpoints, which the command starts."""
