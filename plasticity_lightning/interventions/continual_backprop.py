@@ -8,17 +8,13 @@ the host; which ones is decided on the device. Source: Dohare et al. 2024, algor
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from plasticity_lightning.interventions.redo import along
-from plasticity_lightning.interventions.unit_graph import UnitLayer, in_dim
-
-__all__ = ["UnitUtility", "compensate_biases", "outgoing_magnitude"]
+__all__ = ["UnitUtility"]
 
 
 @dataclass
@@ -101,47 +97,3 @@ class UnitUtility:
 
     def _correction(self, decay: float) -> Tensor:
         return (1 - decay ** self.age.clamp(min=1)).to(self.utility)
-
-
-@torch.no_grad()
-def outgoing_magnitude(layer: UnitLayer, consumers: Mapping[str, nn.Module]) -> Tensor:
-    """Sum of the absolute outgoing weights of each unit over all its consumers, [U]."""
-    total: Tensor | float = 0.0
-    for name, consumer in consumers.items():
-        weight = consumer.weight
-        assert isinstance(weight, Tensor)
-        per_input = weight.abs().transpose(0, in_dim(consumer)).flatten(1).sum(1)
-        total = total + per_input.unflatten(0, (layer.units, layer.consumers[name])).sum(1)
-    assert isinstance(total, Tensor)
-    return total
-
-
-@torch.no_grad()
-def compensate_biases(
-    layer: UnitLayer, consumers: Mapping[str, nn.Module], units: Tensor, mean: Tensor
-) -> list[Tensor]:
-    """Add to the biases downstream what some units give on average, before their outgoing weights are set to 0.
-
-    Exact in the mean if nothing but dropout or average pooling lies between the units and their consumers; at the padded
-    border of a convolution it gives a little too much. Consumers without bias, or with a frozen one, get nothing.
-
-    Args:
-        layer: see `silence_outgoing`.
-        consumers: name -> layer, changed in place.
-        units: bool [U], those about to be replaced.
-        mean: mean activation of all units, [U].
-
-    Returns:
-        The changed biases.
-    """
-    changed: list[Tensor] = []
-    for name, consumer in consumers.items():
-        weight, bias = consumer.weight, consumer.bias
-        if not isinstance(bias, Tensor) or not bias.requires_grad:
-            continue
-        assert isinstance(weight, Tensor)
-        given = torch.where(units, mean, 0.0).to(weight).repeat_interleave(layer.consumers[name])
-        lost = weight * along(given, in_dim(consumer), weight.ndim)
-        bias.add_(lost.transpose(0, 1 - in_dim(consumer)).flatten(1).sum(1))
-        changed.append(bias)
-    return changed

@@ -2,11 +2,8 @@
 
 import pytest
 import torch
-from torch import nn
 
-from plasticity_lightning.interventions.continual_backprop import UnitUtility, compensate_biases, outgoing_magnitude
-from plasticity_lightning.interventions.redo import silence_outgoing
-from plasticity_lightning.interventions.unit_graph import UnitLayer
+from plasticity_lightning.interventions.continual_backprop import UnitUtility
 
 
 class Naive:
@@ -69,40 +66,6 @@ def test_small_rates_add_up_exactly():
             state.forget(state.least_useful(number, 0.99, 0), number)
     assert replaced == pytest.approx(10, abs=1)  # 1000 steps * 1e-4 * (100, less those that are one step old)
     assert isinstance(state.credit, float)
-
-
-def test_outgoing_magnitude_by_hand():
-    b, c = nn.Linear(4, 2), nn.Conv1d(2, 1, 2)
-    nn.init.constant_(b.weight, -1.0)
-    nn.init.constant_(c.weight, 0.5)
-    layer = UnitLayer(2, {"b": 2, "c": 1})
-    # each unit fills 2 inputs of b: 2 outputs * 2 * 1, and one channel of c: 2 positions * 0.5
-    assert outgoing_magnitude(layer, {"b": b, "c": c}).tolist() == [5.0, 5.0]
-
-
-@pytest.mark.parametrize("kind", ["linear", "conv", "transposed"])
-def test_a_unit_of_constant_activation_is_replaced_without_a_change_downstream(kind):
-    torch.manual_seed(0)
-    consumer = {
-        "linear": lambda: nn.Linear(6, 3),
-        "conv": lambda: nn.Conv1d(3, 4, 2),
-        "transposed": lambda: nn.ConvTranspose1d(3, 4, 1),
-    }[kind]()
-    layer = UnitLayer(3, {"c": 2 if kind == "linear" else 1})
-    x = torch.rand(5, 3, 2)
-    x[:, 1] = 0.7
-    flat = x.flatten(1) if kind == "linear" else x
-    before = consumer(flat)
-    units = torch.tensor([False, True, False])
-    changed = compensate_biases(layer, {"c": consumer}, units, torch.tensor([9.0, 0.7, 9.0]))
-    silence_outgoing(layer, {"c": consumer}, units)
-    torch.testing.assert_close(consumer(flat), before)
-    assert changed[0] is consumer.bias
-
-
-def test_a_consumer_without_bias_gets_nothing():
-    consumer = nn.Linear(2, 2, bias=False)
-    assert compensate_biases(UnitLayer(2, {"c": 1}), {"c": consumer}, torch.ones(2).bool(), torch.ones(2)) == []
 
 
 def test_nothing_is_read_from_the_device():

@@ -9,10 +9,10 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from plasticity_lightning.callbacks.interventions.triggered import refuse_sharded
 from plasticity_lightning.callbacks.interventions.unit_replacement import UnitWatch, replace_units
-from plasticity_lightning.interventions.continual_backprop import UnitUtility, outgoing_magnitude
+from plasticity_lightning.interventions.continual_backprop import UnitUtility
 from plasticity_lightning.interventions.initialise import Initialiser, derive_seed
 from plasticity_lightning.interventions.optimizer_state import Moments, check_moments
-from plasticity_lightning.interventions.redo import ActivitySums
+from plasticity_lightning.interventions.unit_surgery import ActivitySums, outgoing_magnitude
 from plasticity_lightning.runtime.clock import logging_due
 
 __all__ = ["ContinualBackprop"]

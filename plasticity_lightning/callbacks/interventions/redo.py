@@ -12,7 +12,8 @@ from plasticity_lightning.callbacks.interventions.triggered import TriggeredInte
 from plasticity_lightning.callbacks.interventions.unit_replacement import UnitWatch, replace_units
 from plasticity_lightning.interventions.initialise import Initialiser
 from plasticity_lightning.interventions.optimizer_state import Moments, check_moments
-from plasticity_lightning.interventions.redo import ActivitySums, dormant_units
+from plasticity_lightning.interventions.redo import dormant_units
+from plasticity_lightning.interventions.unit_surgery import ActivitySums
 from plasticity_lightning.runtime.clock import Unit
 
 __all__ = ["ReDo"]

@@ -21,11 +21,15 @@ from plasticity_lightning.callbacks.interventions.triggered import (
     optimizers_of,
     trained_parameters,
 )
-from plasticity_lightning.interventions.continual_backprop import compensate_biases
 from plasticity_lightning.interventions.initialise import Initialiser
 from plasticity_lightning.interventions.optimizer_state import Moments, forget_moments
-from plasticity_lightning.interventions.redo import Touched, recycle_incoming, silence_outgoing
 from plasticity_lightning.interventions.unit_graph import UnitGraph, UnitLayer, UnitTracer
+from plasticity_lightning.interventions.unit_surgery import (
+    Touched,
+    compensate_biases,
+    recycle_incoming,
+    silence_outgoing,
+)
 from plasticity_lightning.runtime.overlap import EagerExecution, hold, release
 
 __all__ = ["UnitWatch", "replace_units"]
