@@ -7,7 +7,13 @@ from torch import nn
 from plasticity_lightning.interventions.initialise import fresh_layer
 from plasticity_lightning.interventions.redo import dormant_units
 from plasticity_lightning.interventions.unit_graph import UnitLayer, UnitTracer
-from plasticity_lightning.interventions.unit_surgery import ActivitySums, compensate_biases, outgoing_magnitude, recycle_incoming, silence_outgoing
+from plasticity_lightning.interventions.unit_surgery import (
+    ActivitySums,
+    compensate_biases,
+    outgoing_magnitude,
+    recycle_incoming,
+    silence_outgoing,
+)
 
 
 def network(conv):
