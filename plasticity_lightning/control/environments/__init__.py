@@ -1,0 +1,31 @@
+"""Pixel environments, one contract; torch-free, so that they run in processes without it."""
+
+from plasticity_lightning.control.environments.collector import Collector, EnvironmentSpec, Steps
+from plasticity_lightning.control.environments.contract import (
+    Actions,
+    BrokenEnvironmentError,
+    ContinuousActions,
+    DiscreteActions,
+    PixelEnvironment,
+    State,
+    Step,
+)
+from plasticity_lightning.control.environments.frame_stack import FrameStack
+from plasticity_lightning.control.environments.reach import ReachEnvironment
+from plasticity_lightning.control.environments.registry import make_environment
+
+__all__ = [
+    "Actions",
+    "BrokenEnvironmentError",
+    "Collector",
+    "ContinuousActions",
+    "DiscreteActions",
+    "EnvironmentSpec",
+    "FrameStack",
+    "PixelEnvironment",
+    "ReachEnvironment",
+    "State",
+    "Step",
+    "Steps",
+    "make_environment",
+]

@@ -1,0 +1,54 @@
+"""Environments by name: our own task, dm_control's suite, Atari, any Gymnasium environment, any class by import path."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable
+from typing import Any
+
+from plasticity_lightning.control.environments.contract import PixelEnvironment
+from plasticity_lightning.errors import UserError, nearest
+
+__all__ = ["ENVIRONMENTS", "make_environment"]
+
+
+def _reach(**options: Any) -> PixelEnvironment:
+    from plasticity_lightning.control.environments.reach import ReachEnvironment
+
+    return ReachEnvironment(**options)
+
+
+ENVIRONMENTS: dict[str, Callable[..., PixelEnvironment]] = {"reach": _reach}
+"""Factories by exact name; a program may add its own."""
+
+
+def make_environment(name: str, seed: int = 0, **options: Any) -> PixelEnvironment:
+    """The environment `name`.
+
+    Args:
+        name: `reach`; an entry of `ENVIRONMENTS`; or `package.module:Class`, anything that returns a `PixelEnvironment`.
+        seed: of everything random in it.
+        options: arguments of its class.
+
+    Raises:
+        UserError: if there is no such environment (the message names the nearest), or it does not take these options.
+    """
+    if ":" in name:
+        factory = _imported(name)
+    elif name in ENVIRONMENTS:
+        factory = ENVIRONMENTS[name]
+    else:
+        raise UserError(f"there is no environment {name!r}{nearest(name, ENVIRONMENTS, n=3)}")
+    try:
+        return factory(seed=seed, **options)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"environment {name!r} with options {options}: {error}") from error
+
+
+def _imported(path: str) -> Callable[..., PixelEnvironment]:
+    module, _, attribute = path.partition(":")
+    try:
+        factory: Callable[..., PixelEnvironment] = getattr(importlib.import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise UserError(f"environment {path!r} cannot be imported: {error}") from error
+    return factory

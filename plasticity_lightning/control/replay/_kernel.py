@@ -1,0 +1,111 @@
+"""Compiled inner loops of the replay: writing steps into the rings, and one pass from rings to a batch.
+
+Frames lie as [E, L, H, W, C], one ring of L slots for each of E environments. A slot t (counted from 0 since the
+beginning, at t mod L in its ring) holds a frame and how it was reached: action, reward, discount. `start[t]` is the
+first slot of its episode; `window[t]` the number of steps of the transition that begins with frame t, 0 if none may.
+Batches are written as [B, H, W, S * C], the memory of a channels_last tensor [B, S * C, H, W]. Numbers of a
+normalised batch come from a table of 256, made by torch itself, so that they equal torch's to the bit.
+"""
+
+from __future__ import annotations
+
+from numba import njit
+
+__all__ = ["gather_frames", "gather_returns", "write_slot"]
+
+
+@njit(nogil=True, cache=True)
+def write_slot(start, window, t, first, last, n_step, stack, short):  # type: ignore[no-untyped-def]
+    """Book slot t of one ring, `start` int64 [L] and `window` int64 [L].
+
+    Args:
+        start: see above, changed in place.
+        window: see above, changed in place.
+        t: the slot.
+        first: whether its frame begins an episode.
+        last: whether its frame ends one.
+        n_step: steps of a whole transition.
+        stack: frames an observation.
+        short: whether the last n_step - 1 frames of an episode begin shorter transitions, instead of none.
+
+    Returns by how much the number of transitions that may be drawn has changed.
+    """
+    length = len(start)
+    i = t % length
+    change = 0
+    # slot t - length is overwritten: it begins no transition, and no stack may reach it
+    gone = t - length
+    if gone >= 0:
+        for s in range(gone, gone + stack):
+            j = s % length
+            if s != t and window[j] > 0 and max(start[j], s - stack + 1) <= gone:
+                window[j] = 0
+                change -= 1
+    window[i] = 0
+    if first:
+        start[i] = t
+        return change
+    begin = start[(t - 1) % length]
+    start[i] = begin
+    oldest = max(0, gone + 1)
+    earliest = t - n_step
+    latest = t - 1 if last and short else earliest
+    for s in range(max(earliest, begin, oldest), latest + 1):
+        j = s % length
+        if max(start[j], s - stack + 1) >= oldest:
+            window[j] = t - s
+            change += 1
+    return change
+
+
+@njit(nogil=True, cache=True)
+def gather_returns(stream, slot, window, reward, discount, gamma, out_return, out_discount, out_next):  # type: ignore[no-untyped-def]
+    """n-step returns, their discounts and the slots of the next observations of transitions (stream, slot) [B]."""
+    length = reward.shape[1]
+    for b in range(len(stream)):
+        e, t = stream[b], slot[b]
+        steps = window[e, t % length]
+        total = gamma * 0
+        factor = gamma * 0 + 1
+        # float32 throughout and in the reference's order, so that the sums equal its own
+        for k in range(1, steps + 1):
+            i = (t + k) % length
+            total += factor * reward[e, i]
+            factor *= discount[e, i] * gamma
+        out_return[b], out_discount[b], out_next[b] = total, factor, t + steps
+
+
+@njit(nogil=True, cache=True)
+def gather_frames(frames, start, stream, slot, shift, pad, stack, zero, table, out, lo, hi):  # type: ignore[no-untyped-def]
+    """Stack, shift and normalise the observations that end with slots [lo, hi) of a batch.
+
+    Args:
+        frames: uint8 [E, L, H, W, C].
+        start: int64 [E, L].
+        stream: int64 [B].
+        slot: int64 [B].
+        shift: int64 [B, 2], rows and columns in 0..2 pad; pad means no shift.
+        pad: width of the edge that is repeated.
+        stack: frames an observation.
+        zero: whether black stands before an episode's first frame, instead of that frame.
+        table: [256], what a pixel becomes.
+        out: [B, H, W, stack * C] of the table's type.
+        lo: first observation to make.
+        hi: one after the last.
+    """
+    length, height, width, channels = frames.shape[1:]
+    for b in range(lo, hi):
+        e, t = stream[b], slot[b]
+        begin = start[e, t % length]
+        dy, dx = shift[b, 0] - pad, shift[b, 1] - pad
+        for k in range(stack):
+            s = t - stack + 1 + k
+            black = s < begin and zero
+            i = max(s, begin) % length
+            for y in range(height):
+                source_y = min(max(y + dy, 0), height - 1)
+                for x in range(width):
+                    source_x = min(max(x + dx, 0), width - 1)
+                    for c in range(channels):
+                        value = 0 if black else frames[e, i, source_y, source_x, c]
+                        out[b, y, x, k * channels + c] = table[value]

@@ -1,0 +1,55 @@
+"""Is there room? Asked before anything is allocated, so that a run fails at its start and not at step 800,000."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import torch
+
+from plasticity_lightning.errors import UserError
+
+__all__ = ["available_memory", "check_room"]
+
+
+def available_memory() -> int:
+    """Bytes of main memory that this process may still take, by the system's account and its control group's."""
+    available = next(
+        int(line.split()[1]) * 1024
+        for line in Path("/proc/meminfo").read_text().splitlines()
+        if line.startswith("MemAvailable:")
+    )
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
+        available = min(available, int(text) - int(used.read_text()))
+    return available
+
+
+def check_room(storage: str, bytes_per_slot: int, capacity: int, folder: Path | None, device: torch.device) -> None:
+    """Refuse a replay that does not fit.
+
+    Args:
+        storage: "memory", "memmap" or "device".
+        bytes_per_slot: what one frame with its action, reward and so on takes.
+        capacity: slots wanted.
+        folder: where a memmap would lie.
+        device: whose memory "device" means.
+
+    Raises:
+        UserError: naming what is needed, what there is and what would fit.
+    """
+    if storage == "memory" or (storage == "device" and device.type == "cpu"):
+        place, free = "main memory", available_memory()
+    elif storage == "memmap":
+        assert folder is not None
+        place, free = f"the file system of {folder}", shutil.disk_usage(folder).free
+    else:
+        place, free = f"memory of {device}", torch.cuda.mem_get_info(device)[0]
+    needed = bytes_per_slot * capacity
+    if needed > free:
+        gigabyte = 1e9
+        other = "" if storage == "memmap" else ", or storage='memmap' if the disk has room"
+        raise UserError(
+            f"a replay of capacity={capacity} frames needs {needed / gigabyte:.1f} GB, {place} has "
+            f"{free / gigabyte:.1f} GB free: capacity={int(0.9 * free / bytes_per_slot)} would fit{other}"
+        )
