@@ -8,6 +8,7 @@ from plasticity_lightning.runtime.loaders import ResumableDataLoader, SeededSamp
 from plasticity_lightning.runtime.rng import RNGState
 from plasticity_lightning.runtime.strategies import LocalDDPStrategy
 from plasticity_lightning.runtime.trigger import Trigger
+from plasticity_lightning.runtime.weight_gate import changing_weights, hold_invariant
 
 __all__ = [
     "AtomicCheckpoint",
@@ -19,4 +20,6 @@ __all__ = [
     "ResumableDataLoader",
     "SeededSampler",
     "Trigger",
+    "changing_weights",
+    "hold_invariant",
 ]

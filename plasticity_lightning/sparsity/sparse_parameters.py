@@ -19,7 +19,7 @@ from torch.optim import Optimizer
 from plasticity_lightning.sparsity.criteria import grasp, needs_gradient, snip
 from plasticity_lightning.sparsity.flops import FlopsLedger
 from plasticity_lightning.sparsity.initial import initial_masks
-from plasticity_lightning.sparsity.masks import count, pack, unpack
+from plasticity_lightning.sparsity.masks import as_bits, count, pack, silence, unpack
 from plasticity_lightning.sparsity.plan import Plan
 from plasticity_lightning.sparsity.update import MaskUpdate, update_masks
 
@@ -76,7 +76,7 @@ class SparseParameters:
         self._gradients: dict[str, Tensor] | None = None
         self._undo: list[tuple[Tensor, Tensor]] = []
         self._targets: list[Tensor] = list(self.parameters.values())
-        self._multipliers: list[Tensor] = []
+        self._bits: list[Tensor] = []
 
     @torch.no_grad()
     def initialise(self) -> None:
@@ -97,12 +97,10 @@ class SparseParameters:
         self.apply()
 
     def apply(self) -> None:
-        """Multiply weights (and moments, if asked for) by the masks, in place."""
-        with torch.no_grad():
-            torch._foreach_mul_(self._targets, self._multipliers)
-            if self.mask_moments == "step":
-                for name, multiplier in zip(self.parameters, self._multipliers, strict=True):
-                    self._mask_moments(name, multiplier)
+        """Set absent weights (and their moments, if asked for) to 0, in place, also where they are NaN."""
+        silence(self._targets, self._bits)
+        if self.mask_moments == "step":
+            self._mask_moments(self.masks)
 
     def before_step(self, overwrite: bool = True) -> None:
         """Copy the dense gradient if the coming step needs it: clipping and some optimisers change it in place.
@@ -148,15 +146,15 @@ class SparseParameters:
     @torch.no_grad()
     def mask_copies(self, copies: Mapping[str, Tensor]) -> None:
         """Apply the masks to copies of the parameters (averages of weights), by name; unknown names are left out."""
-        for name, multiplier in zip(self.parameters, self._multipliers, strict=True):
+        for name, mask in self.masks.items():
             if name in copies:
-                copies[name].mul_(multiplier.to(copies[name]))
+                copies[name].masked_fill_(~mask.to(copies[name].device), 0)
 
     def checksum(self) -> Tensor:
-        """An int64 number that differs (almost surely) when masks differ; computed from the multipliers in use."""
+        """An int64 number that differs (almost surely) when masks differ; computed from the bits in use."""
         total = torch.zeros((), dtype=torch.int64, device=self._targets[0].device)
-        for multiplier in self._multipliers:
-            packed = pack(multiplier != 0).long()
+        for bits in self._bits:
+            packed = pack(bits != 0).long()
             position = torch.arange(1, packed.numel() + 1, device=packed.device)
             total = total * 1_000_003 + (packed * (position * 2_654_435_761 % 1_000_000_007)).sum()
         return total
@@ -230,10 +228,9 @@ class SparseParameters:
             generator=self.generator,
         )
         self._synchronise([update.masks, update.kept])
-        for name, kept in update.kept.items():
-            multiplier = kept.to(self.parameters[name].dtype)
-            self.parameters[name].mul_(multiplier)
-            self._mask_moments(name, multiplier)
+        touched = [self.parameters[name] for name in update.kept]
+        silence(touched, [as_bits(kept, p) for kept, p in zip(update.kept.values(), touched, strict=True)])
+        self._mask_moments(update.kept)
         self.masks |= update.masks
         self.n_updates += 1
         self._adopt()
@@ -241,17 +238,18 @@ class SparseParameters:
 
     def _adopt(self) -> None:
         """What follows from new masks."""
-        self._multipliers = [self.masks[name].to(p.dtype) for name, p in self.parameters.items()]
+        self._bits = [as_bits(self.masks[name], p) for name, p in self.parameters.items()]
         self.living = {name: count(mask) for name, mask in self.masks.items()}
         if not self.scoring_left:
             for name, mask in self.masks.items():
                 self.ever_active[name] |= mask
 
-    def _mask_moments(self, name: str, multiplier: Tensor) -> None:
-        parameter = self.parameters[name]
-        for value in self.optimizer.state.get(parameter, {}).values():
-            if isinstance(value, Tensor) and value.shape == parameter.shape and value.is_floating_point():
-                value.mul_(multiplier)
+    def _mask_moments(self, masks: Mapping[str, Tensor]) -> None:
+        for name, mask in masks.items():
+            parameter = self.parameters[name]
+            for value in self.optimizer.state.get(parameter, {}).values():
+                if isinstance(value, Tensor) and value.shape == parameter.shape:
+                    silence([value], [as_bits(mask, value)])
 
     def _momentum(self, name: str) -> Tensor:
         state = self.optimizer.state.get(self.parameters[name], {})

@@ -139,7 +139,7 @@ class SparsityTrace(Callback):
 
 @pytest.mark.parametrize("order", [0, 1])
 @pytest.mark.parametrize("intervention", ["reset", "redo"])
-def test_weights_are_as_sparse_as_their_masks_one_step_after_an_intervention(intervention, order):
+def test_weights_are_as_sparse_as_their_masks_at_once_after_an_intervention(intervention, order):
     torch.manual_seed(0)
     # nothing is pruned or regrown any more when the intervention acts, at update 10
     sparse = PruneRegrowScheduler("static_random", sparsity=0.8, every=3, summary=False)
@@ -147,10 +147,10 @@ def test_weights_are_as_sparse_as_their_masks_one_step_after_an_intervention(int
     trace = SparsityTrace(sparse)
     callbacks = [sparse, acting]
     run = trainer([*(callbacks[::-1] if order else callbacks), trace], max_epochs=2)
-    run.fit(Classifier("adam"), images())
+    module = Classifier("adam")
+    run.fit(module, images())
     assert run.callback_metrics[f"intervention/{intervention}/events"] == 1
-    assert trace.outside[9] > 0, "the intervention must have written outside the masks for this to be a test"
-    assert [batch for batch, outside in enumerate(trace.outside) if outside] == [9]
+    assert not any(trace.outside)
     assert trace.exact[-1]
 
 

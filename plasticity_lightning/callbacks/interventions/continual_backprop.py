@@ -14,6 +14,7 @@ from plasticity_lightning.interventions.initialise import Initialiser, derive_se
 from plasticity_lightning.interventions.optimizer_state import Moments, check_moments
 from plasticity_lightning.interventions.unit_surgery import ActivitySums, outgoing_magnitude
 from plasticity_lightning.runtime.clock import logging_due
+from plasticity_lightning.runtime.weight_gate import changing_weights
 
 __all__ = ["ContinualBackprop"]
 
@@ -131,7 +132,8 @@ class ContinualBackprop(Callback):
         if units:
             # the count is a step number of its own: it differs at every replacement
             seeds = {name: derive_seed(self.seed, self.replaced, name) for name in units}
-            replace_units(trainer, pl_module, graph, units, seeds, self.moments, self.init, lost)
+            with changing_weights(pl_module):
+                replace_units(trainer, pl_module, graph, units, seeds, self.moments, self.init, lost)
 
     def state_dict(self) -> dict[str, Any]:
         """Utilities, ages, and the layers seen."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
@@ -12,6 +13,7 @@ from plasticity_lightning.callbacks.interventions.anchored import Anchored
 from plasticity_lightning.callbacks.interventions.triggered import optimizers_of
 from plasticity_lightning.interventions.l2_init import add_anchor_gradient, pull_to_anchors, squared_distance
 from plasticity_lightning.runtime.clock import logging_due
+from plasticity_lightning.runtime.weight_gate import changing_weights
 
 __all__ = ["L2Init"]
 
@@ -51,7 +53,7 @@ class L2Init(Anchored):
         super().on_train_start(trainer, pl_module)
         self._remove_hooks()
         if self.decoupled:
-            self._handles = [o.register_step_post_hook(self._pull) for o in optimizers_of(trainer)]
+            self._handles = [o.register_step_post_hook(self._pull_in(pl_module)) for o in optimizers_of(trainer)]
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Add the gradient of the penalty for the parameters of this optimiser."""
@@ -75,9 +77,13 @@ class L2Init(Anchored):
         """Remove the hooks: Lightning calls no teardown after an exception."""
         self._remove_hooks()
 
-    def _pull(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for group in optimizer.param_groups:
-            pull_to_anchors(*self.pairs(group["params"]), group["lr"] * 2 * self.strength)
+    def _pull_in(self, pl_module: LightningModule) -> Callable[[Optimizer, Any, Any], None]:
+        def pull(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            with changing_weights(pl_module):
+                for group in optimizer.param_groups:
+                    pull_to_anchors(*self.pairs(group["params"]), group["lr"] * 2 * self.strength)
+
+        return pull
 
     def _remove_hooks(self) -> None:
         for handle in self._handles:

@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from plasticity_lightning.callbacks.interventions.anchored import Anchored
 from plasticity_lightning.interventions.soft_reset import drift_factor, drift_towards
 from plasticity_lightning.runtime.clock import logging_due
+from plasticity_lightning.runtime.weight_gate import changing_weights
 
 __all__ = ["SoftReset"]
 
@@ -50,12 +51,13 @@ class SoftReset(Anchored):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Let the parameters of this optimiser drift."""
         drifts = []
-        for group in optimizer.param_groups:
-            for weight, anchor in zip(*self.pairs(group["params"]), strict=True):
-                if weight.grad is not None:
-                    gamma = drift_factor(weight.grad, weight, anchor, self.rate, self.lowest)
-                    drift_towards(weight, anchor, gamma)
-                    drifts.append(1 - gamma)
+        with changing_weights(pl_module):
+            for group in optimizer.param_groups:
+                for weight, anchor in zip(*self.pairs(group["params"]), strict=True):
+                    if weight.grad is not None:
+                        gamma = drift_factor(weight.grad, weight, anchor, self.rate, self.lowest)
+                        drift_towards(weight, anchor, gamma)
+                        drifts.append(1 - gamma)
         if drifts:
             self._drift = torch.stack(drifts).mean()
 

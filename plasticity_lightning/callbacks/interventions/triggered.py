@@ -1,8 +1,9 @@
 """What every triggered intervention shares: when it acts, its seeds, its records, resume and several processes.
 
 A subclass says in `act` what is done. It is called between two optimiser steps, never in the middle of an accumulation
-of gradients; random numbers come from (seed, number of the event, name), so that a resumed run continues bitwise and
-all ranks draw the same; what was drawn is broadcast from rank 0 all the same.
+of gradients, behind the gate of weights (`runtime.weight_gate`), so that masks hold in the end. Random numbers come
+from (seed, number of the event, name), so that a resumed run continues bitwise and all ranks draw the same; what was
+drawn is broadcast from rank 0 all the same.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from plasticity_lightning.interventions.initialise import derive_seed
 from plasticity_lightning.interventions.optimizer_state import unwrapped
 from plasticity_lightning.runtime.clock import Unit
 from plasticity_lightning.runtime.trigger import Trigger
+from plasticity_lightning.runtime.weight_gate import changing_weights
 
 __all__ = ["TriggeredIntervention", "broadcast", "optimizers_of", "refuse_sharded", "report", "trained_parameters"]
 
@@ -124,7 +126,8 @@ class TriggeredIntervention(Callback):
     def _act_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
         if self._why is None or not self._between_steps or not self.ready():
             return
-        done = self.act(trainer, pl_module)
+        with changing_weights(pl_module):
+            done = self.act(trainer, pl_module)
         self.events += 1
         report(trainer, pl_module, self.name, self._why, {**done, "events": float(self.events)})
         self._why = None

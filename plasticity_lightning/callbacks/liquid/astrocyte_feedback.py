@@ -19,6 +19,7 @@ from torch.utils.hooks import RemovableHandle
 
 from plasticity_lightning.protocols import HasModulator
 from plasticity_lightning.runtime.clock import logging_due
+from plasticity_lightning.runtime.weight_gate import changing_weights
 from plasticity_lightning.spiking.astrocyte import Astrocyte, astrocyte_step
 
 __all__ = ["AstrocyteFeedback"]
@@ -169,7 +170,8 @@ class AstrocyteFeedback(Callback):
         owner, name = _resolve(pl_module, self.target)
         current = getattr(owner, name)
         if isinstance(current, Tensor):
-            current.data.fill_(float(self.state))
+            with changing_weights(pl_module, [current]):
+                current.data.fill_(float(self.state))
         else:
             setattr(owner, name, float(self.state))
 

@@ -11,21 +11,21 @@ Source: Liu et al. 2021, "Sparse Training via Boosting Pruning Plasticity with N
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
+from plasticity_lightning.callbacks.sparse_training.mask_keeper import MaskKeeper
+from plasticity_lightning.runtime.weight_gate import changing_weights
 from plasticity_lightning.sparsity.allocation import global_masks
 from plasticity_lightning.sparsity.criteria import drop
 from plasticity_lightning.sparsity.growth import grow
-from plasticity_lightning.sparsity.masks import count, density, pack, unpack
+from plasticity_lightning.sparsity.masks import as_bits, count, density, pack, silence, unpack
 from plasticity_lightning.sparsity.selection import select_parameters
 
 __all__ = ["OneShotPruning", "PruneShare", "one_shot_masks"]
@@ -52,7 +52,7 @@ def one_shot_masks(weights: dict[str, Tensor], rate: float, share: PruneShare) -
     return global_masks({name: weight.detach().abs() for name, weight in weights.items()}, keep, living)
 
 
-class OneShotPruning(Callback):
+class OneShotPruning(MaskKeeper):
     """One-shot magnitude pruning at the start of `fit` (also a resumed one), with or without regeneration.
 
     Weights that are 0 then are taken for pruned already, so that a sparse checkpoint stays sparse; `rate=0` only keeps
@@ -82,6 +82,7 @@ class OneShotPruning(Callback):
         exclude: Sequence[str] = (),
         name: str | None = None,
     ) -> None:
+        super().__init__()
         if not 0 <= rate < 1:
             raise ValueError(f"rate must lie in [0, 1), got {rate}")
         if share not in get_args(PruneShare):
@@ -89,10 +90,10 @@ class OneShotPruning(Callback):
         self.rate, self.share, self.regenerate = rate, share, regenerate
         self.include, self.exclude, self.name = include, exclude, name
         self.masks: dict[str, Tensor] = {}
+        self._bits: list[Tensor] = []
         self._to_grow: dict[str, int] = {}
         self._parameters: dict[str, nn.Parameter] = {}
         self._loaded: dict[str, Any] | None = None
-        self._handles: list[RemovableHandle] = []
 
     @property
     def state_key(self) -> str:
@@ -106,13 +107,16 @@ class OneShotPruning(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prune, or take the masks of the checkpoint up again; keep them from now on."""
+        self.let_go()
         self._find(pl_module)
-        if self._loaded is None:
-            self._prune(trainer.optimizers)
-        else:
-            self._restore(self._loaded)
+        with changing_weights(pl_module, self._parameters.values()):
+            if self._loaded is None:
+                self._prune(trainer.optimizers)
+            else:
+                self._restore(self._loaded)
         for optimizer in trainer.optimizers:
             self._handles.append(optimizer.register_step_post_hook(self._after_step))
+        self.keep(trainer, pl_module)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -125,6 +129,7 @@ class OneShotPruning(Callback):
             gradient = self._parameters[name].grad
             if gradient is not None:
                 self.masks[name] = grow(self.masks[name], self._to_grow.pop(name), gradient.detach().abs())
+                self._adopt()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prune before `Trainer.validate` and `Trainer.test`; inside `fit` training has its own start."""
@@ -144,13 +149,16 @@ class OneShotPruning(Callback):
         """Keep the state until the parameters are known."""
         self._loaded = state_dict or None
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Remove the hooks."""
-        self._remove_hooks()
+    def apply(self) -> None:
+        """Set the pruned weights to 0."""
+        silence(list(self._parameters.values()), self._bits)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Remove the hooks: Lightning calls no teardown after an exception."""
-        self._remove_hooks()
+    @torch.no_grad()
+    def mask_copies(self, copies: Mapping[str, Tensor]) -> None:
+        """The same for copies of the weights, by name."""
+        for name, mask in self.masks.items():
+            if name in copies:
+                copies[name].masked_fill_(~mask.to(copies[name].device), 0)
 
     def _find(self, pl_module: pl.LightningModule) -> None:
         try:
@@ -164,12 +172,12 @@ class OneShotPruning(Callback):
         if self.regenerate:
             pruned = {name: before[name] - count(mask) for name, mask in self.masks.items()}
             self._to_grow = {name: n for name, n in pruned.items() if n}
-        self._apply()
+        self._adopt()
         for optimizer in optimizers:
             for name, parameter in self._parameters.items():
                 for value in optimizer.state.get(parameter, {}).values():
                     if isinstance(value, Tensor) and value.shape == parameter.shape:
-                        value.mul_(self.masks[name])
+                        silence([value], [as_bits(self.masks[name], value)])
 
     def _restore(self, state: dict[str, Any]) -> None:
         if state["masks"].keys() != self._parameters.keys():
@@ -180,16 +188,12 @@ class OneShotPruning(Callback):
         for name, parameter in self._parameters.items():
             self.masks[name] = unpack(state["masks"][name].to(parameter.device), parameter.shape)
         self._to_grow, self._loaded = dict(state["to_grow"]), None
+        self._adopt()
 
     def _after_step(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._apply()
+        self.apply()
 
-    @torch.no_grad()
-    def _apply(self) -> None:
-        for name, parameter in self._parameters.items():
-            parameter.mul_(self.masks[name])
-
-    def _remove_hooks(self) -> None:
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []
+    def _adopt(self) -> None:
+        """What follows from new masks."""
+        self._bits = [as_bits(self.masks[name], parameter) for name, parameter in self._parameters.items()]
+        self.apply()

@@ -8,22 +8,22 @@ sources in `sparsity.methods`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils.hooks import RemovableHandle
 
 from plasticity_lightning.callbacks.sparse_training.groups import sparse_groups, training_length, warn_if_uncounted
+from plasticity_lightning.callbacks.sparse_training.mask_keeper import MaskKeeper
 from plasticity_lightning.callbacks.sparse_training.report import Report
 from plasticity_lightning.callbacks.sparse_training.scoring import hessian_gradients
 from plasticity_lightning.callbacks.sparse_training.sync import assert_equal_on_all_ranks, mask_averages
+from plasticity_lightning.runtime.weight_gate import changing_weights
 from plasticity_lightning.schedules import ScheduleName
 from plasticity_lightning.sparsity.allocation import AllocationName
 from plasticity_lightning.sparsity.criteria import DropName, ScoreName
@@ -38,7 +38,7 @@ from plasticity_lightning.sparsity.update import PruneScope
 __all__ = ["PruneRegrowScheduler"]
 
 
-class PruneRegrowScheduler(Callback):
+class PruneRegrowScheduler(MaskKeeper):
     """Masks weights and moves the masks while training; the method is a preset whose options can each be overridden.
 
     Each optimiser has its own masks, its own step counter and its own budget: "global" means over the masked weights of
@@ -135,6 +135,7 @@ class PruneRegrowScheduler(Callback):
         summary: bool = True,
         name: str | None = None,
     ) -> None:
+        super().__init__()
         if score_batches < 1:
             raise ValueError(f"score_batches={score_batches} must be at least 1")
         if total_steps is not None and total_steps < 1:
@@ -184,7 +185,6 @@ class PruneRegrowScheduler(Callback):
         self.total_steps, self.seed, self.name = total_steps, seed, name
         self.groups: list[SparseParameters] = []
         self.report = Report(log_layers, summary)
-        self._handles: list[RemovableHandle] = []
         self._watch = ExitStack()
         self._watching = False
         self._loaded: dict[str, Any] | None = None
@@ -216,7 +216,7 @@ class PruneRegrowScheduler(Callback):
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find each optimiser's weights, make or restore their masks, register the hooks."""
-        self._remove_hooks()
+        self.let_go()
         try:
             selected = select_parameters(pl_module, **self.selection)
             self.groups = sparse_groups(
@@ -236,13 +236,13 @@ class PruneRegrowScheduler(Callback):
         for group in self.groups:
             self._handles += [
                 group.optimizer.register_step_pre_hook(self._before(group)),
-                group.optimizer.register_step_post_hook(self._after(group, trainer)),
+                group.optimizer.register_step_post_hook(self._after(group, trainer, pl_module)),
             ]
+        self.keep(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Mask running averages, and watch one forward pass for the FLOPs."""
-        for group in self.groups:
-            mask_averages(trainer, group)
+        mask_averages(trainer, self.mask_copies)
         self.report.start()
         if not any(group.flops.positions for group in self.groups):
             self._watching = True
@@ -251,7 +251,8 @@ class PruneRegrowScheduler(Callback):
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """GraSP: the Hessian-gradient product of this batch, while batches are scored."""
+        """Masks hold; GraSP: the Hessian-gradient product of this batch, while batches are scored."""
+        super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         for group in self.groups:
             if group.scoring_left and self.method.init_by == "grasp":
                 group.add_scores(hessian_gradients(trainer, pl_module, batch, batch_idx, group.parameters))
@@ -289,13 +290,20 @@ class PruneRegrowScheduler(Callback):
         """Keep the state until the optimisers exist."""
         self._loaded = state_dict or None
 
-    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
-        """Remove the hooks."""
-        self._remove_hooks()
+    def apply(self) -> None:
+        """Set the absent weights of all groups to 0."""
+        for group in self.groups:
+            group.apply()
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Remove the hooks: Lightning calls no teardown after an exception."""
-        self._remove_hooks()
+    def mask_copies(self, copies: Mapping[str, Tensor]) -> None:
+        """The same for copies of the weights, by name."""
+        for group in self.groups:
+            group.mask_copies(copies)
+
+    def let_go(self) -> None:
+        """Remove all hooks."""
+        self._watch.close()
+        super().let_go()
 
     def _start(self) -> None:
         loaded, self._loaded = self._loaded, None
@@ -318,21 +326,21 @@ class PruneRegrowScheduler(Callback):
 
         return hook
 
-    def _after(self, group: SparseParameters, trainer: pl.Trainer) -> Callable[..., None]:
+    def _after(
+        self, group: SparseParameters, trainer: pl.Trainer, pl_module: pl.LightningModule
+    ) -> Callable[..., None]:
         def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            if not group.scoring_left and not group.plan.due(group.step + 1):
+                group.after_step()
+                return
             scored = group.scoring_left == 1
-            update = group.after_step()
+            with changing_weights(pl_module, group.parameters.values()):
+                update = group.after_step()
             if update is None and not scored:
                 return
             assert_equal_on_all_ranks(group, trainer)
-            mask_averages(trainer, group)
+            mask_averages(trainer, self.mask_copies)
             if update is not None:
                 self.report.note(update)
 
         return hook
-
-    def _remove_hooks(self) -> None:
-        self._watch.close()
-        for handle in self._handles:
-            handle.remove()
-        self._handles = []

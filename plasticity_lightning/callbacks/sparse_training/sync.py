@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -35,8 +36,8 @@ def assert_equal_on_all_ranks(group: SparseParameters, trainer: pl.Trainer) -> N
         raise RuntimeError(f"masks differ between ranks after an update; checksums by rank: {numbers}")
 
 
-def mask_averages(trainer: pl.Trainer, group: SparseParameters) -> None:
-    """Apply the masks to the averaged weights that Lightning's WeightAveraging and StochasticWeightAveraging keep.
+def mask_averages(trainer: pl.Trainer, mask_copies: Callable[[Mapping[str, Tensor]], None]) -> None:
+    """Have `mask_copies` mask the averaged weights that Lightning's WeightAveraging and StochasticWeightAveraging keep.
 
     An average over steps before a mask update has weights where the new mask has none; between updates it cannot get
     any. Lightning names the average `_average_model` in both callbacks and offers no public access.
@@ -46,4 +47,4 @@ def mask_averages(trainer: pl.Trainer, group: SparseParameters) -> None:
         if isinstance(average, torch.optim.swa_utils.AveragedModel):
             average = average.module
         if isinstance(average, torch.nn.Module):
-            group.mask_copies({plain_name(name): p for name, p in average.named_parameters()})
+            mask_copies({plain_name(name): p for name, p in average.named_parameters()})
