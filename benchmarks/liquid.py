@@ -18,9 +18,9 @@ from spikingjelly.activation_based import functional, neuron
 from plasticity_lightning.spiking.astrocyte import Astrocyte
 from plasticity_lightning.spiking.encoding import SpikeTrains, rate_encode, sample_keys
 from plasticity_lightning.spiking.liquid import LiquidState, NeuronParameters, engine
-from plasticity_lightning.spiking.liquid.cpu import available_threads
 from plasticity_lightning.spiking.liquid.topology import Liquid, grid_liquid
 from plasticity_lightning.spiking.rules import STDP
+from plasticity_lightning.spiking.threads import available_threads
 
 
 def main() -> None:

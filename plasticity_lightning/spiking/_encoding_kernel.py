@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from numba import njit, uint64
 
+from plasticity_lightning.spiking._splitmix_kernel import random_bits
+
 __all__ = ["encode"]
 
 
@@ -19,14 +21,6 @@ def encode(probability: np.ndarray, keys: np.ndarray, n_steps: int) -> tuple[np.
     return offsets, channels
 
 
-@njit(nogil=True, cache=True, inline="always")
-def _bits(key, counter):  # type: ignore[no-untyped-def]
-    z = key + counter * uint64(0x9E3779B97F4A7C15)
-    z = (z ^ (z >> uint64(30))) * uint64(0xBF58476D1CE4E5B9)
-    z = (z ^ (z >> uint64(27))) * uint64(0x94D049BB133111EB)
-    return (z ^ (z >> uint64(31))) >> uint64(11)
-
-
 @njit(nogil=True, cache=True)
 def _count(threshold, keys, n_steps, offsets):  # type: ignore[no-untyped-def]
     n_samples, n_channels = threshold.shape
@@ -37,7 +31,7 @@ def _count(threshold, keys, n_steps, offsets):  # type: ignore[no-untyped-def]
             base = uint64(t) * uint64(n_channels)
             n = 0
             for k in range(active.size):
-                n += _bits(keys[b], base + active[k]) < level[k]
+                n += random_bits(keys[b], base + active[k]) < level[k]
             offsets[b * n_steps + t + 1] = n
     for k in range(1, offsets.size):
         offsets[k] += offsets[k - 1]
@@ -53,6 +47,6 @@ def _fill(threshold, keys, n_steps, offsets, channels):  # type: ignore[no-untyp
             base = uint64(t) * uint64(n_channels)
             at = offsets[b * n_steps + t]
             for k in range(active.size):
-                if _bits(keys[b], base + active[k]) < level[k]:
+                if random_bits(keys[b], base + active[k]) < level[k]:
                     channels[at] = np.int32(active[k])
                     at += 1

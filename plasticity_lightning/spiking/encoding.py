@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from plasticity_lightning.spiking.splitmix import sample_keys
+
 __all__ = ["SpikeTrains", "ink_fraction", "ink_scale", "pulse_probability", "rate_encode", "sample_keys"]
 
 
@@ -121,13 +123,6 @@ def pulse_probability(images: Tensor, scale: float) -> Tensor:
     return (ink_fraction(images) / scale).clamp_(max=1.0).float()
 
 
-def sample_keys(seed: int, index: Tensor) -> Tensor:
-    """One 64-bit key per sample, int64 [B], a pure function of the seed and the sample's index (SplitMix64 finaliser)."""
-    with torch.no_grad():
-        z = index.long() * _GOLDEN + _mix(torch.tensor(seed, dtype=torch.int64))
-        return _mix(z)
-
-
 def rate_encode(probability: Tensor, keys: Tensor, n_steps: int) -> SpikeTrains:
     """Bernoulli pulses: channel i of sample b fires at step t iff `probability[b, i]` > U(keys[b], t, i).
 
@@ -147,13 +142,3 @@ def rate_encode(probability: Tensor, keys: Tensor, n_steps: int) -> SpikeTrains:
         raise ValueError(f"n_steps={n_steps} must be at least 1")
     offsets, channels = encode(probability.float().contiguous().numpy(), keys.numpy().view("uint64"), n_steps)
     return SpikeTrains(torch.from_numpy(offsets), torch.from_numpy(channels), n_steps, probability.shape[1])
-
-
-_GOLDEN = -7046029254386353131  # 0x9E3779B97F4A7C15 as int64
-
-
-def _mix(z: Tensor) -> Tensor:
-    """SplitMix64's finaliser on int64 two's complement; `>>` is arithmetic there, hence the masks."""
-    z = (z ^ ((z >> 30) & ((1 << 34) - 1))) * -4658895280553007687  # 0xBF58476D1CE4E5B9
-    z = (z ^ ((z >> 27) & ((1 << 37) - 1))) * -7723592293110705685  # 0x94D049BB133111EB
-    return z ^ ((z >> 31) & ((1 << 33) - 1))

@@ -6,7 +6,6 @@ independent and spread over threads unless weights, traces or calcium are carrie
 
 from __future__ import annotations
 
-import os
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -23,8 +22,9 @@ from plasticity_lightning.spiking.liquid.contract import (
 )
 from plasticity_lightning.spiking.liquid.topology import Liquid
 from plasticity_lightning.spiking.rules import APSTDP, STDP
+from plasticity_lightning.spiking.threads import available_threads
 
-__all__ = ["available_threads", "simulate_cpu"]
+__all__ = ["simulate_cpu"]
 
 
 def simulate_cpu(
@@ -115,8 +115,3 @@ def simulate_cpu(
         None if state.calcium is None else torch.from_numpy(calcium),
     )
     return activity, after
-
-
-def available_threads() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else (os.cpu_count() or 1)

@@ -1,0 +1,205 @@
+"""One lane of the reservoir, a whole call compiled: vector loops over the neurons, synapses touched only where a spike is.
+
+It restates, in the same order of additions, `izhikevich.izhikevich_step` and `izhikevich_capacitance_step` (`_advance_2003`,
+`_advance_capacitance`), `noise.standard_normal`, and `reference.decay` and `rls_step`; tests compare them bit for bit. numba contracts no product
+and sum into one rounding unless asked to (`fastmath`), which would break that.
+"""
+
+from __future__ import annotations
+
+from numba import float32, njit, uint64
+
+from plasticity_lightning.spiking._splitmix_kernel import random_bits
+
+__all__ = ["simulate_lane"]
+
+_NEGLIGIBLE = 1e-200  # reference.NEGLIGIBLE
+
+
+@njit(nogil=True, cache=True, inline="always")
+def _kept(x):  # type: ignore[no-untyped-def]
+    return x if abs(x) > _NEGLIGIBLE else 0.0
+
+
+@njit(nogil=True, cache=True)
+def _advance_2003(v, u, x, cells, fired):  # type: ignore[no-untyped-def]
+    a, b, c, d = cells[0], cells[1], cells[2], cells[3]
+    for i in range(v.size):
+        old, w = v[i], u[i]
+        first = old + 0.5 * (0.04 * old * old + 5.0 * old + 140.0 - w + x[i])
+        first = 30.0 if first > 30.0 else first
+        second = first + 0.5 * (0.04 * first * first + 5.0 * first + 140.0 - w + x[i])
+        second = 30.0 if second > 30.0 else second
+        new = first if first >= 30.0 else second
+        w = w + a[i] * (b[i] * new - w)
+        spike = new >= 30.0
+        v[i] = c[i] if spike else new
+        u[i] = w + d[i] if spike else w
+        fired[i] = spike
+
+
+@njit(nogil=True, cache=True)
+def _advance_capacitance(v, u, x, cells, dt, fired):  # type: ignore[no-untyped-def]
+    capacitance, k, v_rest, v_threshold, v_peak = cells[0], cells[1], cells[2], cells[3], cells[4]
+    v_reset, a, b, d = cells[5], cells[6], cells[7], cells[8]
+    for i in range(v.size):
+        old, w = v[i], u[i]
+        above = old - v_rest[i]
+        new = old + dt * (k[i] * above * (old - v_threshold[i]) - w + x[i]) / capacitance[i]
+        w = w + dt * (a[i] * (b[i] * above - w))
+        spike = new >= v_peak[i]
+        v[i] = v_reset[i] if spike else new
+        u[i] = w + d[i] if spike else w
+        fired[i] = spike
+
+
+@njit(nogil=True, cache=True)
+def _add_noise(x, std, key, step, table):  # type: ignore[no-untyped-def]
+    n = x.size
+    n_pairs = (n + 1) // 2
+    base = uint64(step) * uint64(n_pairs)
+    mask = uint64(table.size - 1)
+    for p in range(n // 2):
+        bits = random_bits(key, base + uint64(p))
+        x[2 * p] += std * (table[bits & mask] + table[(bits >> uint64(12)) & mask])
+        x[2 * p + 1] += std * (table[(bits >> uint64(24)) & mask] + table[(bits >> uint64(36)) & mask])
+    if n % 2:
+        bits = random_bits(key, base + uint64(n_pairs - 1))
+        x[n - 1] += std * (table[bits & mask] + table[(bits >> uint64(12)) & mask])
+
+
+@njit(nogil=True, cache=True)
+def _learn(decoder, inverse, x, error, gain, forgetting, stale_gain):  # type: ignore[no-untyped-def]
+    n = x.size
+    gain[:] = 0.0
+    for j in range(n):
+        for i in range(n):
+            gain[i] += inverse[j, i] * x[j]
+    power = 0.0
+    for i in range(n):
+        power += x[i] * gain[i]
+    scale = 1.0 / (forgetting + power)
+    for k in range(error.size):
+        for i in range(n):
+            decoder[k, i] -= error[k] * (gain[i] if stale_gain else gain[i] * scale)
+    for j in range(n):
+        for i in range(n):
+            new = inverse[j, i] - (gain[j] * gain[i]) * scale
+            inverse[j, i] = new if forgetting == 1.0 else new / forgetting
+
+
+@njit(nogil=True, cache=True)
+def simulate_lane(  # type: ignore[no-untyped-def]
+    n_steps,
+    start,
+    key,
+    break_step,
+    break_level,
+    capacitance_form,
+    cells,
+    dt,
+    n_excitatory,
+    offsets,
+    target,
+    weight,
+    channels,
+    noise,
+    table,
+    filters,
+    readout,
+    every,
+    v,
+    u,
+    first,
+    second,
+    inhibitory,
+    rising,
+    decaying,
+    encoder,
+    decoder,
+    inverse,
+    loop_output,
+    wanted,
+    learn,
+    rule,
+    work,
+    fired,
+    traces,
+    counts,
+    n_spikes,
+    output,
+    spikes,
+):
+    """Run one lane for n_steps, changing the state's arrays in place and filling the output's rows; see `cpu.simulate_cpu`."""
+    n = v.size
+    n_outputs = loop_output.size
+    d1, k1, d2, k2, d3, k3 = filters
+    d_rise, d_decay, scale = readout
+    period, forgetting, stale_gain = rule
+    record = spikes.shape[0] > 0
+    base, x, charge_excitatory, charge_inhibitory, gain = work[0], work[1], work[2], work[3], work[4]
+    error = output[0].copy() if n_outputs else work[0, :0].copy()
+    bias = cells[cells.shape[0] - 1]
+    base[:] = bias
+    next_break = 0
+    for t in range(n_steps):
+        if next_break < break_step.size and break_step[next_break] == t:
+            base[:] = bias
+            for s in range(channels.shape[0]):
+                level = break_level[next_break, s]
+                if level != 0.0:
+                    for i in range(n):
+                        base[i] += level * channels[s, i]
+            next_break += 1
+        for i in range(n):
+            x[i] = base[i] + (first[i] + second[i] + inhibitory[i])
+        if noise > 0.0:
+            _add_noise(x, noise, key, start + t, table)
+        for k in range(n_outputs):
+            for i in range(n):
+                x[i] += encoder[i, k] * loop_output[k]
+        if capacitance_form:
+            _advance_capacitance(v, u, x, cells, dt, fired)
+        else:
+            _advance_2003(v, u, x, cells, fired)
+
+        charge_excitatory[:] = 0.0
+        charge_inhibitory[:] = 0.0
+        total = 0
+        for j in range(n):
+            if fired[j]:
+                total += 1
+                counts[j] += 1
+                if record:
+                    spikes[t, j] = 1
+                if j < n_excitatory:
+                    for e in range(offsets[j], offsets[j + 1]):
+                        charge_excitatory[target[e]] += weight[e]
+                else:
+                    for e in range(offsets[j], offsets[j + 1]):
+                        charge_inhibitory[target[e]] += weight[e]
+        n_spikes[t] = total
+        for i in range(n):
+            first[i] = _kept(first[i] * d1) + k1 * charge_excitatory[i]
+            second[i] = _kept(second[i] * d2) + k2 * charge_excitatory[i]
+            inhibitory[i] = _kept(inhibitory[i] * d3) + k3 * charge_inhibitory[i]
+            rising[i] = _kept(rising[i] * d_rise) + fired[i]
+            decaying[i] = _kept(decaying[i] * d_decay) + fired[i]
+
+        if n_outputs:
+            for i in range(n):
+                x[i] = (decaying[i] - rising[i]) * scale
+            for k in range(n_outputs):
+                z = 0.0
+                for i in range(n):
+                    z += decoder[k, i] * x[i]
+                loop_output[k] = z
+                output[t, k] = z
+            if learn.size and learn[t] and (start + t + 1) % period == 0:
+                for k in range(n_outputs):
+                    error[k] = loop_output[k] - wanted[t, k]
+                _learn(decoder, inverse, x, error, gain, forgetting, stale_gain)
+        if (t + 1) % every == 0:
+            row = traces[(t + 1) // every - 1]
+            for i in range(n):
+                row[i] = float32((decaying[i] - rising[i]) * scale)
