@@ -1,6 +1,6 @@
 """Pixel environments, one contract; torch-free, so that they run in processes without it."""
 
-from plasticity_lightning.control.environments.collector import Collector, EnvironmentSpec, Steps
+from plasticity_lightning.control.environments.collector import Collector
 from plasticity_lightning.control.environments.contract import (
     Actions,
     BrokenEnvironmentError,
@@ -12,7 +12,8 @@ from plasticity_lightning.control.environments.contract import (
 )
 from plasticity_lightning.control.environments.frame_stack import FrameStack
 from plasticity_lightning.control.environments.reach import ReachEnvironment
-from plasticity_lightning.control.environments.registry import make_environment
+from plasticity_lightning.control.environments.registry import EnvironmentSpec, make_environment
+from plasticity_lightning.control.environments.steps import Steps
 
 __all__ = [
     "Actions",

@@ -1,4 +1,4 @@
-"""Several environments stepped together, in this process or each in its own, with the same results to the bit.
+"""Several environments stepped together, in this process or in others, with the same results to the bit.
 
 One tick is `submit(actions)`, then `result()`; between the two the processes of mode "process" simulate and render
 while this process does something else. An environment whose episode ends is reset in the same tick: the step then
@@ -8,56 +8,22 @@ always taken on a frame of a running episode.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 
-from plasticity_lightning.control.environments.contract import Actions, PixelEnvironment, State
-from plasticity_lightning.control.environments.registry import make_environment
+from plasticity_lightning.control.environments.contract import Actions, State
+from plasticity_lightning.control.environments.group import EnvironmentGroup
+from plasticity_lightning.control.environments.processes import EnvironmentProcess
+from plasticity_lightning.control.environments.registry import EnvironmentSpec
+from plasticity_lightning.control.environments.steps import Steps, place_steps
 from plasticity_lightning.errors import nearest
 
-__all__ = ["Collector", "EnvironmentSpec", "Mode", "Steps"]
+__all__ = ["Collector", "Mode"]
 
 Mode = Literal["inline", "process"]
-
-
-@dataclass(frozen=True)
-class EnvironmentSpec:
-    """An environment by name and options, so that another process can build it.
-
-    Args:
-        name: see `make_environment`.
-        options: arguments of the environment's class, without the seed.
-    """
-
-    name: str
-    options: dict[str, Any] = field(default_factory=dict)
-
-    def make(self, seed: int) -> PixelEnvironment:
-        """Build it; see `make_environment` for errors."""
-        return make_environment(self.name, seed=seed, **self.options)
-
-
-@dataclass(frozen=True)
-class Steps:
-    """One step of E environments.
-
-    Args:
-        action: float32 [E, A] or int64 [E], what was done.
-        frame: uint8 [E, C, H, W], seen after it.
-        reward: float32 [E].
-        discount: float32 [E], 0 at a true termination.
-        last: bool [E], whether the episode ended with `frame`.
-        reset_frame: uint8 [E, C, H, W], first frame of the next episode where `last`, undefined elsewhere.
-    """
-
-    action: np.ndarray
-    frame: np.ndarray
-    reward: np.ndarray
-    discount: np.ndarray
-    last: np.ndarray
-    reset_frame: np.ndarray
 
 
 class Collector:
@@ -68,12 +34,13 @@ class Collector:
         seeds: one an environment; E is their number. Ranks of a distributed run pass different ones.
         mode: "inline" steps them one after the other in `result` (the oracle of the tests); "process" in processes
             of their own, without torch, frames through shared memory.
+        processes: how many processes share the environments in mode "process"; None gives each its own.
 
     Attributes:
         frame_shape, actions, frames_per_step, episode_steps: of one environment, see `PixelEnvironment`.
 
     Raises:
-        ValueError: if there is no seed or the mode is unknown.
+        ValueError: if there is no seed, the mode is unknown or there are more processes than environments.
         UserError: if the environment cannot be built.
     """
 
@@ -82,22 +49,41 @@ class Collector:
     frames_per_step: int
     episode_steps: int | None
 
-    def __init__(self, spec: EnvironmentSpec, seeds: list[int], mode: Mode = "process") -> None:
+    def __init__(
+        self, spec: EnvironmentSpec, seeds: list[int], mode: Mode = "process", processes: int | None = None
+    ) -> None:
         if not seeds:
             raise ValueError("a collector needs at least one seed, one an environment")
         if mode not in ("inline", "process"):
             raise ValueError(f"mode={mode!r} must be 'inline' or 'process'{nearest(mode, ('inline', 'process'))}")
+        n_parts = 1 if mode == "inline" else len(seeds) if processes is None else processes
+        if not 1 <= n_parts <= len(seeds):
+            raise ValueError(f"processes={processes} must be in 1..{len(seeds)}, the number of environments")
         self.spec, self.n = spec, len(seeds)
-        self._environments = [spec.make(seed) for seed in seeds]
-        first = self._environments[0]
+        cuts = [len(seeds) * i // n_parts for i in range(n_parts + 1)]
+        self._slices = [slice(low, high) for low, high in pairwise(cuts)]
+        self._parts: list[EnvironmentGroup | EnvironmentProcess] = []
+        self._submitted = False
+        self._broken: BaseException | None = None
+        kind = EnvironmentGroup if mode == "inline" else EnvironmentProcess
+        try:
+            for part in self._slices:
+                self._parts.append(kind(spec, seeds[part]))
+            for one in self._parts:  # processes build at the same time
+                one.build()
+        except BaseException:
+            self.close()
+            raise
+        first = self._parts[0]
         self.frame_shape, self.actions = first.frame_shape, first.actions
         self.frames_per_step, self.episode_steps = first.frames_per_step, first.episode_steps
-        self._submitted: np.ndarray | None = None
 
     def reset(self) -> np.ndarray:
         """Begin an episode everywhere; returns the first frames uint8 [E, C, H, W]."""
-        self._submitted = None
-        return np.stack([environment.reset().frame for environment in self._environments])
+        if self._submitted:
+            self.result()
+        self._all("reset")
+        return np.concatenate([part.steps.reset_frame for part in self._parts])
 
     def submit(self, actions: np.ndarray) -> None:
         """Let every environment take its action.
@@ -108,14 +94,18 @@ class Collector:
         Raises:
             ValueError: if an action is out of range.
             RuntimeError: if the last result has not been fetched.
+            BrokenEnvironmentError: if an environment's process is dead.
         """
-        if self._submitted is not None:
+        if self._submitted:
             raise RuntimeError("submit: fetch the result of the last actions first")
-        actions = np.ascontiguousarray(actions, self.actions.dtype)
+        actions = np.asarray(actions)
         if actions.shape != (self.n, *self.actions.shape):
             raise ValueError(f"actions of shape {list(actions.shape)}, expected {[self.n, *self.actions.shape]}")
         self.actions.check(actions)
-        self._submitted = actions
+        for part, where in zip(self._parts, self._slices, strict=True):
+            part.steps.action[...] = actions[where]
+        self._send("step")
+        self._submitted = True
 
     def result(self) -> Steps:
         """Wait for the step of the submitted actions.
@@ -124,22 +114,14 @@ class Collector:
             RuntimeError: if nothing was submitted.
             BrokenEnvironmentError: if an environment died or returned no step, a NaN for instance.
         """
-        if self._submitted is None:
+        if not self._submitted:
             raise RuntimeError("result: submit actions first")
-        actions, self._submitted = self._submitted, None
-        steps = Steps(
-            actions,
-            np.zeros((self.n, *self.frame_shape), np.uint8),
-            np.zeros(self.n, np.float32),
-            np.ones(self.n, np.float32),
-            np.zeros(self.n, bool),
-            np.zeros((self.n, *self.frame_shape), np.uint8),
-        )
-        for i, environment in enumerate(self._environments):
-            step = environment.step(actions[i])
-            steps.frame[i], steps.reward[i], steps.discount[i], steps.last[i] = step
-            if step.last:
-                steps.reset_frame[i] = environment.reset().frame
+        self._submitted = False
+        self._receive()
+        steps, _ = place_steps(None, self.n, self.frame_shape, self.actions)
+        for part, where in zip(self._parts, self._slices, strict=True):
+            for name, array in vars(part.steps).items():
+                getattr(steps, name)[where] = array
         return steps
 
     def state(self) -> list[State]:
@@ -148,9 +130,9 @@ class Collector:
         Raises:
             RuntimeError: if a result has not been fetched.
         """
-        if self._submitted is not None:
+        if self._submitted:
             raise RuntimeError("state: fetch the result of the submitted actions first")
-        return [environment.state() for environment in self._environments]
+        return [state for states in self._all("state") for state in states]
 
     def set_state(self, states: list[State]) -> None:
         """Continue from `state`, of a collector of either mode with the same environments.
@@ -160,12 +142,32 @@ class Collector:
         """
         if len(states) != self.n:
             raise ValueError(f"the state is of {len(states)} environments, this collector has {self.n}")
-        self._submitted = None
-        for environment, state in zip(self._environments, states, strict=True):
-            environment.set_state(state)
+        if self._submitted:
+            self.result()
+        self._all("set_state", [states[where] for where in self._slices])
 
     def close(self) -> None:
         """End the environments and their processes; more calls do nothing."""
-        for environment in self._environments:
-            environment.close()
-        self._environments = []
+        while self._parts:
+            self._parts.pop().close()
+
+    def _all(self, command: str, arguments: list[Any] | None = None) -> list[Any]:
+        self._send(command, arguments)
+        return self._receive()
+
+    def _send(self, command: str, arguments: list[Any] | None = None) -> None:
+        for part, argument in zip(self._parts, arguments or [None] * len(self._parts), strict=True):
+            self._unbroken(part.send, command, argument)
+
+    def _receive(self) -> list[Any]:
+        return [self._unbroken(part.receive) for part in self._parts]
+
+    def _unbroken(self, call: Callable[..., Any], *arguments: Any) -> Any:
+        # after a failure nobody knows which answers are still under way: every later call repeats the error
+        if self._broken is not None:
+            raise self._broken
+        try:
+            return call(*arguments)
+        except BaseException as error:
+            self._broken = error
+            raise

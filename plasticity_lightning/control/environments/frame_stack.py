@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from plasticity_lightning.control.environments.collector import Steps
+from plasticity_lightning.control.environments.steps import Steps
 
 __all__ = ["FrameStack", "Padding"]
 

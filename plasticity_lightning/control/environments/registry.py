@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 
 from plasticity_lightning.control.environments.contract import PixelEnvironment
 from plasticity_lightning.errors import UserError, nearest
 
-__all__ = ["ENVIRONMENTS", "make_environment"]
+__all__ = ["ENVIRONMENTS", "EnvironmentSpec", "make_environment"]
 
 
 def _reach(**options: Any) -> PixelEnvironment:
@@ -43,6 +44,23 @@ def make_environment(name: str, seed: int = 0, **options: Any) -> PixelEnvironme
         return factory(seed=seed, **options)
     except (TypeError, ValueError) as error:
         raise UserError(f"environment {name!r} with options {options}: {error}") from error
+
+
+@dataclass(frozen=True)
+class EnvironmentSpec:
+    """An environment by name and options, so that another process can build it.
+
+    Args:
+        name: see `make_environment`.
+        options: arguments of the environment's class, without the seed.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+    def make(self, seed: int) -> PixelEnvironment:
+        """Build it; see `make_environment` for errors."""
+        return make_environment(self.name, seed=seed, **self.options)
 
 
 def _imported(path: str) -> Callable[..., PixelEnvironment]:

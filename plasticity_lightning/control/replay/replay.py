@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from plasticity_lightning.control.environments.collector import Steps
 from plasticity_lightning.control.environments.contract import Actions
 from plasticity_lightning.control.environments.frame_stack import Padding
+from plasticity_lightning.control.environments.steps import Steps
 from plasticity_lightning.control.replay.limits import check_room
 from plasticity_lightning.errors import UserError
 
