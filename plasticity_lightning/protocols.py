@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -10,7 +11,7 @@ from plasticity_lightning.spiking.astrocyte import Astrocyte
 from plasticity_lightning.spiking.liquid.contract import LiquidActivity
 from plasticity_lightning.spiking.liquid.topology import Liquid
 
-__all__ = ["HasLiquid", "HasModulator", "HasPlasticityGroups", "HasTasks"]
+__all__ = ["HasLiquid", "HasModulator", "HasPlasticityGroups", "HasProgress", "HasTasks"]
 
 
 @runtime_checkable
@@ -46,6 +47,18 @@ class HasPlasticityGroups(Protocol):
 
     def plasticity_groups(self) -> dict[str, nn.Module | list[nn.Module]]:
         """Group name -> its module or modules, all of them submodules of this one."""
+
+
+@runtime_checkable
+class HasProgress(Protocol):
+    """A module that counts what the Trainer cannot, for schedules in units of its own; any of the keys may be absent."""
+
+    def progress(self) -> Mapping[str, int]:
+        """Counts since the beginning of the run, at least 0, that a resumed run goes on with.
+
+        `frame`: frames of the environment, action repeats among them; `step`: its control steps; `update`: passes of
+        the update rule, however many optimisers one steps; `episode`: finished episodes.
+        """
 
 
 @runtime_checkable

@@ -9,6 +9,8 @@ from typing import Any, Literal, get_args
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from plasticity_lightning.runtime.updates import UpdateCount, begins_anew, progress_of
+
 __all__ = ["Clock", "Unit", "logging_due"]
 
 Unit = Literal["batch", "update", "epoch", "frame"]
@@ -19,8 +21,9 @@ class Clock:
 
     Args:
         every: interval, at least 1.
-        unit: `batch` (batches over all epochs), `update` (optimizer steps), `epoch` (finished epochs) or `frame`
-            (the module's `progress()["frame"]`).
+        unit: `batch` (batches over all epochs), `update` (passes of the module's update rule: its own
+            `progress()["update"]`, else the steps of the optimiser that has stepped most often, see `UpdateCount`),
+            `epoch` (finished epochs) or `frame` (the module's `progress()["frame"]`).
 
     Raises:
         ValueError: if `every` < 1 or the unit is unknown.
@@ -34,27 +37,35 @@ class Clock:
         self.every = every
         self.unit = unit
         self.last = 0
+        self._updates = UpdateCount() if unit == "update" else None
+
+    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Call it in `on_train_start`: it starts the count of updates, and a clock of an earlier fit begins anew."""
+        if self._updates is not None:
+            self._updates.start(trainer)
+        if begins_anew(trainer) and self.last:
+            self.last = min(self.last, self.now(trainer, pl_module))  # a module's own count may go on
 
     def now(self, trainer: Trainer, pl_module: LightningModule, epoch_end: bool = False) -> int:
         """The counter's reading; call it from the end of a batch or, with `epoch_end`, from the end of an epoch.
 
         Raises:
-            MisconfigurationException: for unit `frame` on a module without `progress()["frame"]`.
+            MisconfigurationException: for unit `frame` on a module without `progress()["frame"]`, for unit `update` on
+                one without `progress()["update"]` and optimisers, or with several before `start`.
         """
         if self.unit == "batch":
             return trainer.fit_loop.total_batch_idx + 1
-        if self.unit == "update":
-            return trainer.global_step
+        if self._updates is not None:
+            return self._updates.read(trainer, pl_module)
         if self.unit == "epoch":
             return trainer.current_epoch + epoch_end  # Lightning counts the epoch only after the hooks of its end
-        progress: Any = getattr(pl_module, "progress", None)
-        counts = progress() if callable(progress) else {}
-        if "frame" not in counts:
+        frame = progress_of(pl_module, "frame")
+        if frame is None:
             raise MisconfigurationException(
                 f"unit='frame' needs {type(pl_module).__name__}.progress() to return a dict with the key 'frame'; "
                 "add it or choose batch, update or epoch"
             )
-        return int(counts["frame"])
+        return frame
 
     def crossed(self, now: int) -> bool:
         """Whether a multiple of `every` lies in (last reading, now]; remembers `now`."""
@@ -66,13 +77,15 @@ class Clock:
         """`crossed` of the present reading."""
         return self.crossed(self.now(trainer, pl_module, epoch_end))
 
-    def state_dict(self) -> dict[str, int]:
-        """The last reading."""
-        return {"last": self.last}
+    def state_dict(self) -> dict[str, Any]:
+        """The last reading, and the count of updates where it is the unit."""
+        return {"last": self.last} | ({} if self._updates is None else {"updates": self._updates.state_dict()})
 
-    def load_state_dict(self, state: dict[str, int]) -> None:
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the last reading up again."""
         self.last = state["last"]
+        if self._updates is not None:
+            self._updates.load_state_dict(state["updates"])
 
 
 def logging_due(trainer: Trainer) -> bool:

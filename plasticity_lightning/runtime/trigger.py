@@ -19,6 +19,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from plasticity_lightning.errors import nearest
 from plasticity_lightning.runtime.clock import Clock, Unit
+from plasticity_lightning.runtime.updates import begins_anew
 
 __all__ = ["Condition", "Trigger", "parse_condition"]
 
@@ -117,25 +118,35 @@ class Trigger:
         self.last_event: int | None = None
         self._missed = 0
 
+    def start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Call it in `on_train_start`: it starts the clock, and a trigger of an earlier fit begins anew."""
+        self.clock.start(trainer, pl_module)
+        if begins_anew(trainer):
+            self.armed, self.last_event, self._missed = True, None, 0
+
     def due(self, trainer: Trainer, pl_module: LightningModule, epoch_end: bool = False) -> str | None:
         """Why an event is due now, or None. Call it once at the end of each batch and of each epoch.
 
         Args:
             trainer: gives the counters and the metrics.
-            pl_module: gives the frames, for `unit="frame"`.
+            pl_module: gives its own counts, see `HasProgress`.
             epoch_end: the call comes from the end of an epoch.
         """
+        if self.condition is not None:
+            if not self._metrics_appear(trainer, epoch_end):
+                return None
+            # without a refractory period no unit is asked for, and the module need not have it
+            return self._crossing(trainer, self.clock.now(trainer, pl_module, epoch_end) if self.refractory else 0)
         before, now = self.clock.last, self.clock.now(trainer, pl_module, epoch_end)
         due = self.clock.crossed(now)
         if self.every is not None:
             return f"every {self.every} {self.clock.unit}s: {now}" if due else None
-        if self.at is not None:
-            passed = [reading for reading in self.at if before < reading <= now]
-            return f"at {self.clock.unit} {passed[-1]}" if passed else None
-        batches = trainer.fit_loop.total_batch_idx + 1
-        if not epoch_end and batches % (trainer.log_every_n_steps or 1):
-            return None
-        return self._crossing(trainer, now)
+        assert self.at is not None
+        passed = [reading for reading in self.at if before < reading <= now]
+        return f"at {self.clock.unit} {passed[-1]}" if passed else None
+
+    def _metrics_appear(self, trainer: Trainer, epoch_end: bool) -> bool:
+        return epoch_end or (trainer.fit_loop.total_batch_idx + 1) % (trainer.log_every_n_steps or 1) == 0
 
     def _crossing(self, trainer: Trainer, now: int) -> str | None:
         assert self.condition is not None

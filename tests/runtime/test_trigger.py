@@ -13,6 +13,7 @@ def trainer(step, value=None, every=1):
     metrics = {} if value is None else {"plasticity/fau/critic": torch.tensor(value)}
     return SimpleNamespace(
         global_step=step,
+        optimizers=["one"],
         current_epoch=0,
         fit_loop=SimpleNamespace(total_batch_idx=step - 1),
         log_every_n_steps=every,

@@ -24,6 +24,7 @@ from plasticity_lightning.interventions.initialise import derive_seed
 from plasticity_lightning.interventions.optimizer_state import unwrapped
 from plasticity_lightning.runtime.clock import Unit
 from plasticity_lightning.runtime.trigger import Trigger
+from plasticity_lightning.runtime.updates import begins_anew, optimizers_that_step
 from plasticity_lightning.runtime.weight_gate import changing_weights
 
 __all__ = ["TriggeredIntervention", "broadcast", "optimizers_of", "refuse_sharded", "report", "trained_parameters"]
@@ -36,7 +37,7 @@ class TriggeredIntervention(Callback):
         every: act whenever this many units have passed.
         at: act at these readings.
         trigger: act when a logged measure crosses a threshold, e.g. `"plasticity/fau/critic < 0.2"`.
-        unit: update (optimiser steps), batch, epoch or frame.
+        unit: update (passes of the update rule, see `Clock`), batch, epoch or frame.
         hysteresis: see `Trigger`.
         refractory: see `Trigger`.
         seed: of all random numbers drawn.
@@ -89,12 +90,18 @@ class TriggeredIntervention(Callback):
         """Refuse strategies that split parameters."""
         refuse_sharded(trainer, type(self).__name__)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Start the trigger; a callback that served an earlier fit begins anew."""
+        self.trigger.start(trainer, pl_module)
+        if begins_anew(trainer):
+            self.events, self._why, self._updates, self._between_steps = 0, None, 0, True
+
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Act if an event is due and the gradients of this batch have been used up."""
         # with accumulated gradients a batch may end without a step; a module without optimisers has no steps at all
-        self._between_steps = trainer.global_step != self._updates or not trainer.optimizers
+        self._between_steps = trainer.global_step != self._updates or not optimizers_that_step(trainer)
         self._updates = trainer.global_step
         self._note(self.trigger.due(trainer, pl_module))
         self._act_if_due(trainer, pl_module)

@@ -10,7 +10,7 @@ from torch import nn
 from plasticity_lightning.callbacks import ReDo, Reset, ShrinkAndPerturb
 from plasticity_lightning.callbacks.interventions.triggered import TriggeredIntervention
 
-from .toys import Regression, fit, weights
+from .toys import Regression, data, fit, weights
 
 CASES = {
     "reset": lambda: Reset("head", every=3),
@@ -112,8 +112,30 @@ class Manual(LightningModule):
 def test_manual_optimisation_with_several_optimisers():
     callback = Recorder(every=5)
     fit(Manual(), [callback, Reset("a", at=[6])], steps=24)
-    # three steps a batch: 5, 10, 15, 20 are crossed at the ends of batches 2, 4, 5, 7
-    assert callback.acted == [(2, 6), (4, 12), (5, 15), (7, 21)]
+    # three steps a batch, of which the first optimiser makes two: updates 5, 10, 15 are crossed in batches 3, 5, 8
+    assert callback.acted == [(3, 9), (5, 15), (8, 24)]
+
+
+def test_a_callback_that_serves_a_second_fit_begins_anew():
+    callback = Recorder(every=3)
+    ends = []
+    for _ in range(2):
+        callback.acted.clear()
+        module = Regression()
+        fit(module, [callback, Reset("head", every=4)], steps=7)
+        assert callback.acted == [(3, 3), (6, 6)]
+        ends.append(weights(module))
+    assert callback.events == 2
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_one_callback_object_serves_two_fits_of_one_trainer():
+    callback = Recorder(every=3)
+    module = Regression()
+    trainer = fit(module, [callback], steps=4)
+    trainer.fit_loop.epoch_loop.max_steps = 8
+    trainer.fit(module, data())
+    assert callback.acted == [(3, 3), (6, 6)]
 
 
 def test_two_of_a_kind_keep_their_own_state():
