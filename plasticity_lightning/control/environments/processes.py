@@ -16,6 +16,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from plasticity_lightning.control.environments.contract import Actions, BrokenEnvironmentError
+from plasticity_lightning.control.environments.headless import TORCH_FREE
 from plasticity_lightning.control.environments.registry import EnvironmentSpec
 from plasticity_lightning.control.environments.steps import Steps, place_steps
 from plasticity_lightning.errors import UserError
@@ -132,5 +133,6 @@ def _environment_variables() -> dict[str, str]:
     variables["PYTHONPATH"] = os.pathsep.join(entry or os.getcwd() for entry in sys.path)
     # one thread an environment: Mesa's rasteriser starts one a core otherwise, in every process
     variables.setdefault("LP_NUM_THREADS", "0")
+    variables[TORCH_FREE] = "1"
     variables.setdefault("OMP_NUM_THREADS", "1")
     return variables

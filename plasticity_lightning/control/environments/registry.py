@@ -5,21 +5,18 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from plasticity_lightning.control.environments.contract import PixelEnvironment
+from plasticity_lightning.control.environments.dm_control_suite import DmControlEnvironment, suite_tasks
+from plasticity_lightning.control.environments.reach import ReachEnvironment
 from plasticity_lightning.errors import UserError, nearest
 
 __all__ = ["ENVIRONMENTS", "EnvironmentSpec", "make_environment"]
 
 
-def _reach(**options: Any) -> PixelEnvironment:
-    from plasticity_lightning.control.environments.reach import ReachEnvironment
-
-    return ReachEnvironment(**options)
-
-
-ENVIRONMENTS: dict[str, Callable[..., PixelEnvironment]] = {"reach": _reach}
+ENVIRONMENTS: dict[str, Callable[..., PixelEnvironment]] = {"reach": ReachEnvironment}
 """Factories by exact name; a program may add its own."""
 
 
@@ -27,7 +24,8 @@ def make_environment(name: str, seed: int = 0, **options: Any) -> PixelEnvironme
     """The environment `name`.
 
     Args:
-        name: `reach`; an entry of `ENVIRONMENTS`; or `package.module:Class`, anything that returns a `PixelEnvironment`.
+        name: `reach`; a task of dm_control's suite, `cartpole_swingup`; an entry of `ENVIRONMENTS`; or
+            `package.module:Class`, anything that returns a `PixelEnvironment`.
         seed: of everything random in it.
         options: arguments of its class.
 
@@ -39,7 +37,10 @@ def make_environment(name: str, seed: int = 0, **options: Any) -> PixelEnvironme
     elif name in ENVIRONMENTS:
         factory = ENVIRONMENTS[name]
     else:
-        raise UserError(f"there is no environment {name!r}{nearest(name, ENVIRONMENTS, n=3)}")
+        tasks = suite_tasks()
+        if name not in tasks:
+            raise UserError(f"there is no environment {name!r}{nearest(name, [*ENVIRONMENTS, *tasks], n=3)}")
+        factory = partial(DmControlEnvironment, name)
     try:
         return factory(seed=seed, **options)
     except (TypeError, ValueError) as error:
