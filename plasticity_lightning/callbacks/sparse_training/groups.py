@@ -21,13 +21,13 @@ __all__ = ["sparse_groups", "training_length", "warn_if_uncounted"]
 def training_length(trainer: pl.Trainer, total_steps: int | None = None) -> tuple[int | None, int | None]:
     """(optimiser steps of the training, optimiser steps per epoch), each None if unknown or infinite.
 
-    The Trainer's estimate counts one step per batch (after accumulation); `total_steps` replaces it.
+    The Trainer's estimate counts one step per batch (after accumulation); `total_steps` replaces it. Call it from
+    `on_train_start` or later: before, the Trainer would set the training data up for the estimate, and a loader that is
+    set up before Lightning has restored its state starts a resumed epoch anew.
     """
-    estimate = trainer.estimated_stepping_batches  # loads the training data if need be
+    estimate = trainer.estimated_stepping_batches
     if total_steps is None and 0 < estimate < math.inf:
         total_steps = int(estimate)
-    if trainer.train_dataloader is None:
-        trainer.fit_loop.setup_data()
     batches = trainer.num_training_batches
     per_epoch = math.ceil(batches / trainer.accumulate_grad_batches) if 0 < batches < math.inf else None
     return total_steps, per_epoch

@@ -30,7 +30,7 @@ from plasticity_lightning.sparsity.criteria import DropName, ScoreName
 from plasticity_lightning.sparsity.flops import watch_positions
 from plasticity_lightning.sparsity.growth import GrowName
 from plasticity_lightning.sparsity.methods import InitName, MethodName, Moment, make_method
-from plasticity_lightning.sparsity.plan import resolve
+from plasticity_lightning.sparsity.plan import Plan, resolve
 from plasticity_lightning.sparsity.selection import LayerPolicy, select_parameters
 from plasticity_lightning.sparsity.sparse_parameters import MaskMoments, SparseParameters
 from plasticity_lightning.sparsity.update import PruneScope
@@ -223,7 +223,7 @@ class PruneRegrowScheduler(MaskKeeper):
                 trainer,
                 pl_module,
                 selected,
-                plan=resolve(self.method, *training_length(trainer, self.total_steps)),
+                plan=Plan(self.method),  # its phases are known when training starts
                 required=self.selection["include"] or (),
                 min_density=self.min_density,
                 seed=self.seed,
@@ -241,7 +241,13 @@ class PruneRegrowScheduler(MaskKeeper):
         self.keep(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Mask running averages, and watch one forward pass for the FLOPs."""
+        """Fix the phases now that the length of training is known, and watch one forward pass for the FLOPs."""
+        try:
+            plan = resolve(self.method, *training_length(trainer, self.total_steps))
+        except ValueError as error:
+            raise MisconfigurationException(str(error)) from error
+        for group in self.groups:
+            group.plan = plan
         mask_averages(trainer, self.mask_copies)
         self.report.start()
         if not any(group.flops.positions for group in self.groups):

@@ -16,6 +16,7 @@ from torch import nn
 from plasticity_lightning.callbacks import PruneRegrowScheduler
 from plasticity_lightning.callbacks.sparse_training.report import layer_table, mask_image
 from plasticity_lightning.callbacks.sparse_training.scoring import hessian_gradients
+from plasticity_lightning.runtime import ResumableDataLoader
 from plasticity_lightning.sparsity.export import masks_of, strip
 from tests.callbacks.toy_networks import ActorCritic, Classifier, Reservoir, images, trainer, transitions
 from tests.sparsity import reference
@@ -405,3 +406,39 @@ def test_two_ranks_have_one_mask(tmp_path, method):
         assert torch.equal(mask, second["masks"][name])
         assert torch.equal(first["state"][name], second["state"][name])
         assert not first["state"][name][~mask].any()
+
+
+class Order(Callback):
+    """The batches that training saw, by their first number, and the masks after each."""
+
+    def __init__(self, sparse):
+        self.sparse, self.seen, self.masks = sparse, [], []
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        self.seen.append(float(batch[0].flatten()[0]))
+        self.masks.append({name: mask.clone() for name, mask in self.sparse.masks.items()})
+
+
+@pytest.mark.parametrize("stop", [3, 11, 15])
+@pytest.mark.parametrize("prune_end", [0.8, "2 epochs"])
+def test_a_resume_inside_an_epoch_goes_on_with_the_next_batch(tmp_path, stop, prune_end):
+    def run(module, ckpt=None, **options):
+        sparse = scheduler(sparsity=0.8, prune_end=prune_end, every=2)
+        order, loader = Order(sparse), ResumableDataLoader(images().dataset, batch_size=8, shuffle=True, seed=3)
+        saver = ModelCheckpoint(tmp_path, filename="{step}", every_n_train_steps=stop, save_top_k=-1)
+        fit = trainer([sparse, order, saver], enable_checkpointing=True, **options)
+        fit.fit(module, loader, ckpt_path=ckpt)
+        return order
+
+    torch.manual_seed(0)
+    whole_module = Classifier()
+    whole = run(whole_module)
+    torch.manual_seed(9)
+    resumed_module = Classifier()
+    resumed = run(resumed_module, tmp_path / f"step={stop}.ckpt")
+    assert len(set(whole.seen[:8])) == 8  # of 8 batches an epoch
+    assert resumed.seen == whole.seen[stop:]
+    for ours, theirs in zip(resumed.masks, whole.masks[stop:], strict=True):
+        assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
+    for name, tensor in whole_module.state_dict().items():
+        assert torch.equal(tensor, resumed_module.state_dict()[name])
