@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
@@ -11,7 +11,15 @@ from plasticity_lightning.spiking.astrocyte import Astrocyte
 from plasticity_lightning.spiking.liquid.contract import LiquidActivity
 from plasticity_lightning.spiking.liquid.topology import Liquid
 
-__all__ = ["HasLiquid", "HasModulator", "HasPlasticityGroups", "HasProgress", "HasTasks"]
+__all__ = [
+    "CoverageRow",
+    "HasCoverage",
+    "HasLiquid",
+    "HasModulator",
+    "HasPlasticityGroups",
+    "HasProgress",
+    "HasTasks",
+]
 
 
 @runtime_checkable
@@ -59,6 +67,37 @@ class HasProgress(Protocol):
         `frame`: frames of the environment, action repeats among them; `step`: its control steps; `update`: passes of
         the update rule, however many optimisers one steps; `episode`: finished episodes.
         """
+
+
+class CoverageRow(NamedTuple):
+    """What a Callback does with one part of a module, or why it leaves it alone."""
+
+    callback: str
+    """Class of the Callback, with its `name` argument where there may be several."""
+    name: str
+    """Plain name of the parameter, layer or module."""
+    what: str
+    """One or two words, the same for all parts that fare alike: "masked", "watched", "replaceable", "left out"."""
+    reason: str
+    """Why it is left out; for covered parts how, in a few words, or empty. The same words for the same reason."""
+
+
+@runtime_checkable
+class HasCoverage(Protocol):
+    """A Callback that says what it acts on in this run, for the table that a run prints once at its start.
+
+    To take part, a Callback implements `coverage` and calls `runtime.announce_coverage(trainer)` in `setup` for stage
+    "fit". The rows are asked for on rank 0 at the end of the first training batch, when a forward and backward pass and
+    an optimiser step have been seen, and by `plasticity diagnose --coverage`. They must be cheap, read no random
+    numbers and start no collective. A scheduler of sparse training gives one row a parameter: `CoverageRow(
+    "PruneRegrowScheduler", "net.0.weight", "masked", "")`, `CoverageRow(..., "net.1.weight", "left out", "weight of a
+    normalisation layer")`; a replacement of units one row a layer: "replaceable" or "left out" with the reason that the
+    unit graph gives; a reset one row a layer that it will draw anew. What nobody would expect to be covered (a bias under
+    a scheduler of matrices) needs no row. A callback that acts on nothing gives at least one row that says so.
+    """
+
+    def coverage(self, trainer: Any, pl_module: Any) -> Sequence[CoverageRow]:
+        """One row for each part that is covered or left out, in the order of the module."""
 
 
 @runtime_checkable

@@ -2,6 +2,7 @@
 
 from plasticity_lightning.runtime.checkpoint import AtomicCheckpoint
 from plasticity_lightning.runtime.clock import Clock
+from plasticity_lightning.runtime.coverage import CoverageSummary, announce_coverage
 from plasticity_lightning.runtime.feature_store import FeatureStore
 from plasticity_lightning.runtime.graceful_stop import GracefulStop
 from plasticity_lightning.runtime.loaders import ResumableDataLoader, SeededSampler
@@ -13,6 +14,7 @@ from plasticity_lightning.runtime.weight_gate import changing_weights, hold_inva
 __all__ = [
     "AtomicCheckpoint",
     "Clock",
+    "CoverageSummary",
     "FeatureStore",
     "GracefulStop",
     "LocalDDPStrategy",
@@ -20,6 +22,7 @@ __all__ = [
     "ResumableDataLoader",
     "SeededSampler",
     "Trigger",
+    "announce_coverage",
     "changing_weights",
     "hold_invariant",
 ]

@@ -1,0 +1,87 @@
+"""One table at the start of a run: what the callbacks act on in this module, what they leave out, and why.
+
+Every Callback that offers `HasCoverage` asks for the table at `setup`; it is printed once, on rank 0, at the end of the
+first training batch, when all has been seen that only a running network shows (functional activations, the layers that
+consume a unit). Parts that fare alike stand in one line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.console import Console
+from rich.table import Table
+
+from plasticity_lightning.protocols import CoverageRow, HasCoverage
+
+__all__ = ["CoverageSummary", "announce_coverage", "coverage_rows", "coverage_table"]
+
+_SHOWN = 3  # names a line, without `full`
+
+
+class CoverageSummary(Callback):
+    """Prints the table of coverage. It is added by itself where a callback offers rows; list it to change how.
+
+    Args:
+        quiet: print nothing.
+        full: name every parameter and layer instead of the first few of each line.
+    """
+
+    def __init__(self, quiet: bool = False, full: bool = False) -> None:
+        self.quiet, self.full = quiet, full
+        self._printed = False
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Every fit prints anew."""
+        self._printed = self.quiet
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Print after the first batch."""
+        if self._printed:
+            return
+        self._printed = True
+        if trainer.is_global_zero:
+            rows = coverage_rows(trainer, pl_module)
+            if rows:
+                Console().print(coverage_table(rows, self.full))
+
+
+def announce_coverage(trainer: Trainer) -> None:
+    """Have the table printed in this fit; any number of callbacks may ask for it. Call it in `setup`."""
+    callbacks: list[Callback] = trainer.callbacks
+    if not any(isinstance(callback, CoverageSummary) for callback in callbacks):
+        callbacks.append(CoverageSummary())
+
+
+def coverage_rows(trainer: Trainer, pl_module: LightningModule) -> list[CoverageRow]:
+    """Rows of all callbacks of the Trainer that offer them, in the order of the callbacks."""
+    callbacks: list[Callback] = trainer.callbacks
+    return [row for c in callbacks if isinstance(c, HasCoverage) for row in c.coverage(trainer, pl_module)]
+
+
+def coverage_table(rows: Sequence[CoverageRow], full: bool = False) -> Table:
+    """Table of rows; those of one callback with the same `what` and `reason` become one line.
+
+    Args:
+        rows: as `coverage_rows` gives them.
+        full: list all names of a line.
+    """
+    lines: dict[tuple[str, str, str], list[str]] = {}
+    for row in rows:
+        lines.setdefault((row.callback, row.what, row.reason), []).append(row.name)
+    table = Table("callback", "what", "number", "names", "why, or how", title="What the callbacks act on")
+    for column in table.columns:
+        column.overflow = "fold"
+    table.columns[2].justify = "right"
+    before = ""
+    for (callback, what, reason), names in lines.items():
+        if before and callback != before:
+            table.add_section()
+        shown = names if full or len(names) <= _SHOWN + 1 else [*names[:_SHOWN], f"and {len(names) - _SHOWN} more"]
+        table.add_row("" if callback == before else callback, what, str(len(names)), ", ".join(shown), reason)
+        before = callback
+    return table
