@@ -1,4 +1,4 @@
-"""Compiled inner loops of the replay: writing steps into the rings, and one pass from rings to a batch.
+"""Compiled inner loops of the replay: booking of steps, n-step returns, and one pass from frames to a batch.
 
 Frames lie as [E, L, H, W, C], one ring of L slots for each of E environments. A slot t (counted from 0 since the
 beginning, at t mod L in its ring) holds a frame and how it was reached: action, reward, discount. `start[t]` is the
@@ -9,52 +9,48 @@ normalised batch come from a table of 256, made by torch itself, so that they eq
 
 from __future__ import annotations
 
+import numpy as np
 from numba import njit
 
-__all__ = ["gather_frames", "gather_returns", "write_slot"]
+__all__ = ["book_slots", "gather_frames", "gather_returns"]
 
 
 @njit(nogil=True, cache=True)
-def write_slot(start, window, t, first, last, n_step, stack, short):  # type: ignore[no-untyped-def]
-    """Book slot t of one ring, `start` int64 [L] and `window` int64 [L].
+def book_slots(start, window, last, first_slot, end_slot, n_step, stack, short):  # type: ignore[no-untyped-def]
+    """Book slots [first_slot, end_slot) of one ring, whose `start` and `last` are written already.
 
     Args:
-        start: see above, changed in place.
-        window: see above, changed in place.
-        t: the slot.
-        first: whether its frame begins an episode.
-        last: whether its frame ends one.
+        start: int64 [L], see above.
+        window: int64 [L], see above; changed in place.
+        last: bool [L], whether the frame ends an episode.
+        first_slot: first of the slots.
+        end_slot: one after the last.
         n_step: steps of a whole transition.
         stack: frames an observation.
         short: whether the last n_step - 1 frames of an episode begin shorter transitions, instead of none.
 
-    Returns by how much the number of transitions that may be drawn has changed.
+    Returns:
+        By how much the number of transitions that may be drawn has changed.
     """
     length = len(start)
-    i = t % length
     change = 0
-    # slot t - length is overwritten: it begins no transition, and no stack may reach it
-    gone = t - length
-    if gone >= 0:
-        for s in range(gone, gone + stack):
+    for t in range(first_slot, end_slot):
+        # slot t - length is overwritten: it begins no transition, and no stack may reach it
+        gone = t - length
+        for s in range(max(gone, 0), gone + stack):
             j = s % length
-            if s != t and window[j] > 0 and max(start[j], s - stack + 1) <= gone:
+            if window[j] > 0 and (s == gone or max(start[j], s - stack + 1) <= gone):
                 window[j] = 0
                 change -= 1
-    window[i] = 0
-    if first:
-        start[i] = t
-        return change
-    begin = start[(t - 1) % length]
-    start[i] = begin
-    oldest = max(0, gone + 1)
-    earliest = t - n_step
-    latest = t - 1 if last and short else earliest
-    for s in range(max(earliest, begin, oldest), latest + 1):
-        j = s % length
-        if max(start[j], s - stack + 1) >= oldest:
-            window[j] = t - s
-            change += 1
+        window[t % length] = 0
+        oldest = max(0, gone + 1)
+        earliest = t - n_step
+        latest = t - 1 if last[t % length] and short else earliest
+        for s in range(max(earliest, start[t % length], oldest), latest + 1):
+            j = s % length
+            if max(start[j], s - stack + 1) >= oldest:
+                window[j] = t - s
+                change += 1
     return change
 
 
@@ -65,9 +61,8 @@ def gather_returns(stream, slot, window, reward, discount, gamma, out_return, ou
     for b in range(len(stream)):
         e, t = stream[b], slot[b]
         steps = window[e, t % length]
-        total = gamma * 0
-        factor = gamma * 0 + 1
-        # float32 throughout and in the reference's order, so that the sums equal its own
+        # float32 throughout and in the published code's order, so that the sums equal its own
+        total, factor = np.float32(0), np.float32(1)
         for k in range(1, steps + 1):
             i = (t + k) % length
             total += factor * reward[e, i]

@@ -9,7 +9,7 @@ import torch
 
 from plasticity_lightning.errors import UserError
 
-__all__ = ["available_memory", "check_room"]
+__all__ = ["available_memory", "check_disk", "check_room"]
 
 
 def available_memory() -> int:
@@ -45,11 +45,33 @@ def check_room(storage: str, bytes_per_slot: int, capacity: int, folder: Path | 
         place, free = f"the file system of {folder}", shutil.disk_usage(folder).free
     else:
         place, free = f"memory of {device}", torch.cuda.mem_get_info(device)[0]
+    other = "" if storage == "memmap" else ", or storage='memmap' if the disk has room"
+    _compare(f"a replay of capacity={capacity} frames", capacity, bytes_per_slot, place, free, other)
+
+
+def check_disk(bytes_per_slot: int, capacity: int, folder: Path, already: int) -> None:
+    """Refuse a replay whose content, once it is full, does not fit beside the checkpoints.
+
+    Args:
+        bytes_per_slot: of a record on disk.
+        capacity: slots of the replay.
+        folder: where checkpoints will lie; it need not exist yet.
+        already: bytes of the content that lie there now.
+
+    Raises:
+        UserError: naming what is needed, what there is and what would fit.
+    """
+    there = next(parent for parent in (folder.absolute(), *folder.absolute().parents) if parent.exists())
+    free = shutil.disk_usage(there).free + already
+    what = f"the checkpointed content of a full replay of capacity={capacity} frames"
+    _compare(what, capacity, bytes_per_slot, f"the file system of {folder}", free, "")
+
+
+def _compare(what: str, capacity: int, bytes_per_slot: int, place: str, free: int, other: str) -> None:
     needed = bytes_per_slot * capacity
     if needed > free:
         gigabyte = 1e9
-        other = "" if storage == "memmap" else ", or storage='memmap' if the disk has room"
         raise UserError(
-            f"a replay of capacity={capacity} frames needs {needed / gigabyte:.1f} GB, {place} has "
-            f"{free / gigabyte:.1f} GB free: capacity={int(0.9 * free / bytes_per_slot)} would fit{other}"
+            f"{what} needs {needed / gigabyte:.1f} GB, {place} has {free / gigabyte:.1f} GB free: "
+            f"capacity={int(0.9 * free / bytes_per_slot)} would fit{other}"
         )

@@ -8,11 +8,10 @@ order "episode, then index"); the sums are the published code's to the bit.
 
 from __future__ import annotations
 
-import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,17 +22,20 @@ from torch import Tensor
 from plasticity_lightning.control.environments.contract import Actions
 from plasticity_lightning.control.environments.frame_stack import Padding
 from plasticity_lightning.control.environments.steps import Steps
-from plasticity_lightning.control.replay.limits import check_room
+from plasticity_lightning.control.replay import log
+from plasticity_lightning.control.replay.draw import ORDERS, Order
+from plasticity_lightning.control.replay.limits import check_disk
+from plasticity_lightning.control.replay.pixels import PIXEL_TYPES, PixelReader, PixelType
+from plasticity_lightning.control.replay.ring import FrameRing
 from plasticity_lightning.errors import UserError
 
-__all__ = ["Batch", "Draw", "FrameReplay", "Order", "PixelType", "Storage", "Tail"]
+__all__ = ["Batch", "Draw", "FrameReplay", "Storage", "Tail"]
 
 Storage = Literal["memory", "memmap", "device"]
-Order = Literal["transition", "episode"]
 Tail = Literal["full", "short"]
-PixelType = Literal["uint8", "float32", "bfloat16"]
 
-_TORCH = {"uint8": torch.uint8, "float32": torch.float32, "bfloat16": torch.bfloat16}
+_BLOCK = 1024  # slots taken out of the ring at a time
+_SEGMENTS = 16  # files that the content of a full ring lies in
 
 
 @dataclass(frozen=True)
@@ -71,11 +73,15 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same on `device`; itself if it is there."""
-        return Batch(*(getattr(self, name).to(device, non_blocking=True) for name in self.__dataclass_fields__))
+        return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
 
 
 class FrameReplay:
     """See the module's text.
+
+    `sample` is deterministic in the seed and the content. `prefetch` makes the next batch in a thread; it changes
+    nothing that is drawn, since whatever happens before the batch is taken (`add`, `state`, a change of `augment`)
+    takes the draw back.
 
     Args:
         frame_shape: (C, H, W) of one frame.
@@ -97,6 +103,7 @@ class FrameReplay:
             cuts, as Dopamine does.
         padding: what stands before an episode's first frame, see `FrameStack`.
         threads: that fill a batch.
+        episode_steps: of the longest episode, where it is known; to refuse an n_step that no episode has.
 
     Attributes:
         augment: whether batches are shifted; may be changed at any time and changes no other random choice.
@@ -126,6 +133,7 @@ class FrameReplay:
         tail: Tail = "full",
         padding: Padding = "repeat",
         threads: int = 1,
+        episode_steps: int | None = None,
     ) -> None:
         for argument, value, least in (
             ("n_environments", n_environments, 1),
@@ -140,53 +148,64 @@ class FrameReplay:
             raise ValueError(f"gamma={gamma} must lie in (0, 1]")
         for argument, choice, choices in (
             ("storage", storage, ("memory", "memmap", "device")),
-            ("dtype", dtype, tuple(_TORCH)),
-            ("order", order, ("transition", "episode")),
+            ("dtype", dtype, PIXEL_TYPES),
+            ("order", order, ORDERS),
             ("tail", tail, ("full", "short")),
             ("padding", padding, ("repeat", "zero")),
         ):
             if choice not in choices:
                 raise ValueError(f"{argument}={choice!r} must be one of {', '.join(choices)}")
+        if episode_steps is not None and n_step > episode_steps and tail == "full":
+            raise ValueError(f"n_step={n_step} is longer than an episode, which has at most {episode_steps} steps")
         length = capacity // n_environments
         if length < stack + n_step:
             raise ValueError(
                 f"capacity={capacity} gives {length} frames to each of {n_environments} environments; "
                 f"one transition takes {stack + n_step} (stack={stack}, n_step={n_step})"
             )
-        self.frame_shape, self.actions, self.n, self.length = frame_shape, actions, n_environments, length
-        self.stack, self.n_step, self.gamma, self.pad = stack, n_step, gamma, pad
-        self.storage, self.device, self.dtype = storage, torch.device(device if storage == "device" else "cpu"), dtype
-        self.order, self.tail, self.padding, self.threads = order, tail, padding, threads
-        self.augment = True
-        self._pool: ThreadPoolExecutor | None = None
-        c, h, w = frame_shape
-        action_bytes = np.dtype(actions.dtype).itemsize * int(np.prod(actions.shape))
-        folder = Path(tempfile.gettempdir()) if folder is None else folder
-        check_room(storage, c * h * w + action_bytes + 24, self.n * length, folder, self.device)
-        self._frames = self._allocate((self.n, length, h, w, c), folder)
-        self._action = np.zeros((self.n, length, *actions.shape), actions.dtype)
-        self._reward = np.zeros((self.n, length), np.float32)
-        self._discount = np.zeros((self.n, length), np.float32)
-        self._start = np.zeros((self.n, length), np.int64)
-        self._window = np.zeros((self.n, length), np.int64)
-        self._count = np.zeros(self.n, np.int64)  # slots ever written
-        self._episodes: list[tuple[int, int, int]] = []  # finished: environment, first slot, last slot
-        self._size = 0
+        self.n_step, self.gamma, self.pad, self.order = n_step, gamma, pad, order
+        self.device = torch.device(device if storage == "device" else "cpu")
+        self._ring = FrameRing(
+            frame_shape,
+            actions,
+            n_environments,
+            length,
+            stack=stack,
+            n_step=n_step,
+            short=tail == "short",
+            storage=storage,
+            folder=Path(tempfile.gettempdir()) if folder is None else folder,
+            device=self.device,
+        )
+        self._reader = PixelReader(self._ring, pad, dtype, padding == "zero", threads)
         transitions, shifts = np.random.SeedSequence(seed).spawn(2)
         self._transitions, self._shifts = np.random.default_rng(transitions), np.random.default_rng(shifts)
-        pixels = torch.arange(256, dtype=torch.uint8)
-        table = pixels if dtype == "uint8" else (pixels.float() / 255 - 0.5).to(_TORCH[dtype])
-        self._table = (table.view(torch.uint16) if dtype == "bfloat16" else table).numpy()
+        self._augment = True
+        self._prefetcher: ThreadPoolExecutor | None = None
+        self._prefetched: tuple[int, dict[str, Any], Future[Batch]] | None = None  # size, state before, batch
+        self._log_folder: Path | None = None
+        self._segments: list[log.Segment] = []
+        self._logged = np.zeros(n_environments, np.int64)
 
     def __len__(self) -> int:
         """Number of transitions that may be drawn."""
-        return self._size
+        return self._ring.size
+
+    @property
+    def augment(self) -> bool:
+        """Whether batches are shifted."""
+        return self._augment
+
+    @augment.setter
+    def augment(self, value: bool) -> None:
+        self._take_back()
+        self._augment = bool(value)
 
     def start(self, frames: np.ndarray) -> None:
         """Every environment begins an episode with `frames` uint8 [E, C, H, W]; a running one ends without a last step."""
-        for e in range(self.n):
-            self._finish(e)
-            self._write(e, frames[e], first=True)
+        self._take_back()
+        for e in range(self._ring.n):
+            self._ring.begin(e, frames[e])
 
     def add(self, steps: Steps) -> None:
         """Take a step of all environments; where an episode ended, also the first frame of the next.
@@ -194,38 +213,40 @@ class FrameReplay:
         Raises:
             RuntimeError: before the first `start`.
         """
-        if not self._count.all():
+        if not self._ring.count.all():
             raise RuntimeError("add: give the first frames to start() before")
-        for e in range(self.n):
-            self._write(
-                e, steps.frame[e], steps.action[e], steps.reward[e], steps.discount[e], last=bool(steps.last[e])
+        self._take_back()
+        for e in range(self._ring.n):
+            last = bool(steps.last[e])
+            self._ring.add(
+                e, steps.frame[e], steps.action[e], float(steps.reward[e]), float(steps.discount[e]), last=last
             )
-            if steps.last[e]:
-                self._finish(e)
-                self._write(e, steps.reset_frame[e], first=True)
+            if last:
+                self._ring.begin(e, steps.reset_frame[e])
 
     def sample(self, batch_size: int) -> Batch:
-        """Draw and read `batch_size` transitions, with replacement."""
+        """Draw and read `batch_size` transitions, with replacement; errors as `draw`."""
+        if self._prefetched is not None and self._prefetched[0] == batch_size:
+            batch, self._prefetched = self._prefetched[2].result(), None
+            return batch
+        self._take_back()
         return self.gather(self.draw(batch_size))
 
-    def batches(self, n: int, batch_size: int, prefetch: bool = True) -> Iterator[Batch]:
-        """The same `n` batches that `n` calls of `sample` give, the next one made in a thread while one is used.
+    def prefetch(self, batch_size: int) -> None:
+        """Let a thread make the batch that the next `sample(batch_size)` returns; errors as `draw`."""
+        if self._prefetched is not None and self._prefetched[0] == batch_size:
+            return
+        self._take_back()
+        before = self.state()
+        draw = self.draw(batch_size)
+        self._prefetcher = self._prefetcher or ThreadPoolExecutor(1, "replay")
+        self._prefetched = batch_size, before, self._prefetcher.submit(self.gather, draw)
 
-        Nothing may be added before the last batch is taken.
-        """
-        if n < 1:
-            return
-        if not prefetch:
-            for _ in range(n):
-                yield self.sample(batch_size)
-            return
-        with ThreadPoolExecutor(1) as pool:
-            waiting: Future[Batch] = pool.submit(self.sample, batch_size)
-            for _ in range(n - 1):
-                batch = waiting.result()
-                waiting = pool.submit(self.sample, batch_size)
-                yield batch
-            yield waiting.result()
+    def batches(self, n: int, batch_size: int) -> Iterator[Batch]:
+        """The `n` batches that `n` calls of `sample` give, each made while the one before is used, the first from now on."""
+        if n > 0:
+            self.prefetch(batch_size)
+        return self._batches(n, batch_size)
 
     def draw(self, batch_size: int) -> Draw:
         """Choose transitions and shifts.
@@ -236,12 +257,12 @@ class FrameReplay:
         """
         if batch_size < 1:
             raise ValueError(f"batch_size={batch_size} must be at least 1")
-        if self._size == 0:
+        if self._ring.size == 0:
             raise UserError(
-                f"the replay holds {int(np.minimum(self._count, self.length).sum())} frames and no transition of "
-                f"n_step={self.n_step} steps: collect more, or n_step is longer than the episodes"
+                f"the replay holds {int((self._ring.count - self._ring.oldest).sum())} frames and no transition of "
+                f"n_step={self.n_step} steps: collect more first, or take a smaller n_step if the episodes are shorter"
             )
-        stream, slot = (self._draw_transitions if self.order == "transition" else self._draw_episodes)(batch_size)
+        stream, slot = ORDERS[self.order](self._ring, self._transitions, batch_size)
         shift = self._shifts.integers(0, 2 * self.pad + 1, (2, batch_size, 2))
         return Draw(stream, slot, shift if self.augment else np.full_like(shift, self.pad))
 
@@ -249,30 +270,31 @@ class FrameReplay:
         """Read the transitions of `draw`."""
         from plasticity_lightning.control.replay._kernel import gather_returns  # numba is slow to import
 
-        b = len(draw.slot)
+        ring, b = self._ring, len(draw.slot)
         reward, discount, following = np.empty(b, np.float32), np.empty(b, np.float32), np.empty(b, np.int64)
         gather_returns(
             draw.stream,
             draw.slot,
-            self._window,
-            self._reward,
-            self._discount,
+            ring.window,
+            ring.reward,
+            ring.discount,
             np.float32(self.gamma),
             reward,
             discount,
             following,
         )
-        action = self._action[draw.stream, (draw.slot + 1) % self.length]
+        action = ring.action[draw.stream, (draw.slot + 1) % ring.length]
         return Batch(
-            self._observations(draw.stream, draw.slot, draw.shift[0]),
+            self._reader.read(draw.stream, draw.slot, draw.shift[0]),
             torch.from_numpy(action).to(self.device),
             torch.from_numpy(reward).to(self.device),
             torch.from_numpy(discount).to(self.device),
-            self._observations(draw.stream, following, draw.shift[1]),
+            self._reader.read(draw.stream, following, draw.shift[1]),
         )
 
     def state(self) -> dict[str, Any]:
-        """States of the two generators; the content is the log's affair."""
+        """States of the two generators and `augment`; the content is the affair of `append_to`."""
+        self._take_back()
         return {
             "transitions": self._transitions.bit_generator.state,
             "shifts": self._shifts.bit_generator.state,
@@ -281,124 +303,102 @@ class FrameReplay:
 
     def set_state(self, state: dict[str, Any]) -> None:
         """Draw on as the replay would have that gave `state`."""
+        self._take_back()
         self._transitions.bit_generator.state = state["transitions"]
         self._shifts.bit_generator.state = state["shifts"]
-        self.augment = state["augment"]
+        self._augment = state["augment"]
 
-    def _allocate(self, shape: tuple[int, ...], folder: Path) -> np.ndarray | Tensor:
-        if self.storage == "device":
-            return torch.zeros(shape, dtype=torch.uint8, device=self.device)
-        if self.storage == "memory":
-            return np.zeros(shape, np.uint8)
-        with tempfile.TemporaryFile(prefix="replay-", dir=folder) as file:
-            # reserved now: writing to a hole of a full disk would kill the process
-            os.posix_fallocate(file.fileno(), 0, int(np.prod(shape)))
-            return np.memmap(file, np.uint8, "r+", shape=shape)
+    def append_to(self, folder: Path) -> dict[str, Any]:
+        """Write what is new since the last call to the log in `folder`; the first call in a folder writes all.
 
-    def _write(
-        self,
-        e: int,
-        frame: np.ndarray,
-        action: np.ndarray | float = 0.0,
-        reward: float = 0.0,
-        discount: float = 1.0,
-        *,
-        first: bool = False,
-        last: bool = False,
-    ) -> None:
-        from plasticity_lightning.control.replay._kernel import write_slot
+        Args:
+            folder: of this replay alone, beside the checkpoints; each rank has its own.
 
-        t = int(self._count[e])
-        i = t % self.length
-        image = np.ascontiguousarray(frame.transpose(1, 2, 0))
-        if isinstance(self._frames, Tensor):
-            self._frames[e, i] = torch.from_numpy(image)
-        else:
-            self._frames[e, i] = image
-        self._action[e, i], self._reward[e, i], self._discount[e, i] = action, reward, discount
-        self._size += write_slot(
-            self._start[e], self._window[e], t, first, last, self.n_step, self.stack, self.tail == "short"
+        Returns:
+            What the checkpoint has to hold for `restore`: lengths and digests of the log's files, counts. A dict of
+            plain values, some kilobytes.
+
+        Raises:
+            UserError: if the disk is full; the log is then as it was.
+        """
+        ring = self._ring
+        if folder != self._log_folder:
+            self._segments, self._logged = [], np.zeros(ring.n, np.int64)
+        first = np.maximum(self._logged, ring.oldest)
+        blocks = (
+            ring.records(e, low, min(low + _BLOCK, int(ring.count[e])))
+            for e in range(ring.n)
+            for low in range(int(first[e]), int(ring.count[e]), _BLOCK)
         )
-        self._count[e] = t + 1
+        per_segment = -(-ring.n * ring.length // _SEGMENTS)
+        segments = log.append(folder, self._segments, blocks, ring.n, per_segment)
+        # a segment whose newest slots are overwritten holds nothing that this and later checkpoints need
+        self._segments = [s for s in segments if (np.array(s["newest"]) >= ring.oldest).any()]
+        self._log_folder, self._logged = folder, ring.count.copy()
+        return {"segments": [dict(s) for s in self._segments], "count": ring.count.tolist(), **self._format()}
 
-    def _finish(self, e: int) -> None:
-        if self._count[e]:
-            t = int(self._count[e]) - 1
-            self._episodes.append((e, int(self._start[e, t % self.length]), t))
-        self._episodes = [known for known in self._episodes if known[2] > self._count[known[0]] - self.length]
+    def restore(self, folder: Path, meta: dict[str, Any]) -> None:
+        """Fill this replay with the content that `append_to(folder)` wrote when it returned `meta`.
 
-    def _draw_transitions(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        live = np.minimum(self._count, self.length)
-        if self._size < live.sum() // 8:  # few of many: list them
-            stream, place = np.nonzero(self._window)
-            chosen = self._transitions.integers(0, len(place), n)
-            stream, place = stream[chosen], place[chosen]
-            newest = self._count[stream] - 1
-            return stream, newest - (newest - place) % self.length
-        ends = np.cumsum(live)
-        found: list[np.ndarray] = []
-        missing = n
-        while missing:
-            number = self._transitions.integers(0, ends[-1], missing)
-            stream = np.searchsorted(ends, number, side="right")
-            slot = self._count[stream] - (ends[stream] - number)
-            drawable = self._window[stream, slot % self.length] > 0
-            found.append(np.stack([stream[drawable], slot[drawable]]))
-            missing -= int(drawable.sum())
-        stream, slot = np.concatenate(found, axis=1)
-        return stream, slot
+        The log is not touched, so that other checkpoints keep their parts of it.
 
-    def _draw_episodes(self, n: int) -> tuple[np.ndarray, np.ndarray]:
-        ranges = []
-        for e, first, last in self._episodes:
-            oldest = max(0, int(self._count[e]) - self.length)
-            low = first if first >= oldest else oldest + self.stack - 1
-            high = last - (1 if self.tail == "short" else self.n_step)
-            if low <= high:
-                ranges.append((e, low, high))
-        if not ranges:
-            raise UserError("order='episode' draws from finished episodes, and the replay holds none yet")
-        table = np.array(ranges, np.int64)
-        stream, low, high = table[self._transitions.integers(0, len(table), n)].T
-        return stream.copy(), self._transitions.integers(low, high + 1)
+        Raises:
+            ValueError: if the checkpoint's replay had other frames, actions, capacity or environments.
+            UserError: if a file is missing, too short or altered.
+        """
+        for key, value in self._format().items():
+            if meta[key] != value:
+                raise ValueError(f"the checkpoint's replay has {key}={meta[key]}, this one {key}={value}")
+        self._take_back()
+        count = np.array(meta["count"], np.int64)
+        for block in log.read(folder, meta["segments"], self._ring.record):
+            self._ring.put_records(block, count)
+        self._ring.rebuild(count)
+        self._log_folder, self._logged = folder, count.copy()
+        self._segments = [dict(segment) for segment in meta["segments"]]
 
-    def _observations(self, stream: np.ndarray, slot: np.ndarray, shift: np.ndarray) -> Tensor:
-        if isinstance(self._frames, Tensor):
-            return self._device_observations(stream, slot, shift)
-        from plasticity_lightning.control.replay._kernel import gather_frames
+    def drop_unreferenced(self, folder: Path, metas: Iterable[dict[str, Any]]) -> None:
+        """Free what no checkpoint needs of the log in `folder`: overwritten segments, tails that a kill left behind.
 
-        (c, h, w), b = self.frame_shape, len(slot)
-        out = np.empty((b, h, w, self.stack * c), self._table.dtype)
-        zero, frames = self.padding == "zero", self._frames
+        Args:
+            folder: of the log.
+            metas: what `append_to` returned for every checkpoint that may still be resumed from; the running replay's
+                own part is always kept. Call it at resume and after a checkpoint is in its place, never between
+                `append_to` and the end of writing the checkpoint without the former checkpoint's meta among `metas`.
+        """
+        own = [self._segments] if folder == self._log_folder else []
+        log.drop_unreferenced(folder, [*(meta["segments"] for meta in metas), *own])
 
-        def run(lo: int, hi: int) -> None:
-            gather_frames(
-                frames, self._start, stream, slot, shift, self.pad, self.stack, zero, self._table, out, lo, hi
-            )
+    def check_disk(self, folder: Path) -> None:
+        """Refuse a `folder` in whose file system the log of this replay, once full, has no room.
 
-        if self.threads == 1:
-            run(0, b)
-        else:
-            self._pool = self._pool or ThreadPoolExecutor(self.threads)
-            cuts = np.linspace(0, b, self.threads + 1).astype(int).tolist()
-            list(self._pool.map(run, cuts[:-1], cuts[1:]))
-        tensor = torch.from_numpy(out)
-        return (tensor.view(torch.bfloat16) if self.dtype == "bfloat16" else tensor).permute(0, 3, 1, 2)
+        Raises:
+            UserError: naming what is needed and what would fit.
+        """
+        ring = self._ring
+        already = sum(s["bytes"] for s in self._segments) if folder == self._log_folder else 0
+        check_disk(ring.record.itemsize, ring.n * ring.length, folder, already)
 
-    def _device_observations(self, stream: np.ndarray, slot: np.ndarray, shift: np.ndarray) -> Tensor:
-        c, h, w = self.frame_shape
-        begin = self._start[stream, slot % self.length]
-        wanted = slot[:, None] - np.arange(self.stack - 1, -1, -1)
-        black = wanted < begin[:, None]
-        place = np.maximum(wanted, begin[:, None]) % self.length
-        e, i, dy, dx = (torch.from_numpy(index).to(self.device) for index in (stream, place, shift[:, 0], shift[:, 1]))
-        rows = (torch.arange(h, device=self.device) + dy[:, None] - self.pad).clamp(0, h - 1)
-        columns = (torch.arange(w, device=self.device) + dx[:, None] - self.pad).clamp(0, w - 1)
-        # [B, H, W, S, C], so that the flattened channels lie together
-        pixels = self._frames[
-            e[:, None, None, None], i[:, None, None, :], rows[:, :, None, None], columns[:, None, :, None]
-        ]
-        if self.padding == "zero":
-            pixels = pixels.masked_fill(torch.from_numpy(black).to(self.device)[:, None, None, :, None], 0)
-        pixels = pixels.reshape(len(slot), h, w, self.stack * c).permute(0, 3, 1, 2)
-        return pixels if self.dtype == "uint8" else (pixels.float() / 255 - 0.5).to(_TORCH[self.dtype])
+    def _format(self) -> dict[str, Any]:
+        ring = self._ring
+        return {
+            "capacity": ring.n * ring.length,
+            "n_environments": ring.n,
+            "frame": list(ring.frames.shape[2:]),
+            "action": [ring.action.dtype.str, list(ring.action.shape[2:])],
+        }
+
+    def _batches(self, n: int, batch_size: int) -> Iterator[Batch]:
+        for left in range(n - 1, -1, -1):
+            batch = self.sample(batch_size)
+            if left:
+                self.prefetch(batch_size)
+            yield batch
+
+    def _take_back(self) -> None:
+        """Undo a prefetched draw."""
+        if self._prefetched is not None:
+            (_, before, batch), self._prefetched = self._prefetched, None
+            batch.exception()  # waits
+            self._transitions.bit_generator.state = before["transitions"]
+            self._shifts.bit_generator.state = before["shifts"]
