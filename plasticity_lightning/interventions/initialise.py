@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import inspect
 from collections.abc import Callable, Iterator
 from fnmatch import fnmatchcase
 from typing import Any
@@ -20,7 +21,16 @@ from torch.nn.utils import parametrize
 from plasticity_lightning.measures.isolation import isolated_copy, undisturbed
 from plasticity_lightning.measures.trainability import fresh_copy
 
-__all__ = ["Initialiser", "derive_seed", "fresh_layer", "fresh_values", "resettable_layers", "select_layers"]
+__all__ = [
+    "Initialiser",
+    "derive_seed",
+    "fresh_layer",
+    "fresh_values",
+    "initialiser_of",
+    "not_redrawable",
+    "resettable_layers",
+    "select_layers",
+]
 
 Initialiser = Callable[[nn.Module], Any]
 
@@ -53,9 +63,15 @@ def fresh_layer(layer: nn.Module, seed: int, init: Initialiser | None = None) ->
         if init is None:
             return fresh_copy(plain, seed)
         with contextlib.suppress(ValueError):  # a layer without `reset_parameters` is what `init` is for
-            plain = fresh_copy(plain, seed)
-        with torch.no_grad():
-            return plain.apply(init)
+            return _initialised(fresh_copy(plain, seed), init)
+        old = {name: p.clone() for name, p in plain.named_parameters() if p.ndim >= 2}
+        fresh = _initialised(plain, init)
+        for name, parameter in fresh.named_parameters():
+            if name in old and bool(parameter.any()) and torch.equal(parameter, old[name]):
+                raise ValueError(
+                    f"init left {name} of {type(layer).__name__} as it was: it must draw new values in place"
+                )
+        return fresh
 
 
 def fresh_values(layer: nn.Module, seed: int, init: Initialiser | None = None) -> Iterator[tuple[Tensor, Tensor]]:
@@ -87,23 +103,66 @@ def resettable_layers(root: nn.Module) -> dict[str, nn.Module]:
     Raises:
         ValueError: if parameters belong to no such part.
     """
-    found: dict[str, nn.Module] = {}
+    parts = _Parts()
     for name, module in root.named_children():
-        _collect(module, name, found)
-    return found
+        parts.collect(module, name)
+    parts.refuse_stuck()
+    return parts.found
 
 
-def select_layers(root: nn.Module, patterns: str | list[str], init: Initialiser | None = None) -> dict[str, nn.Module]:
+def initialiser_of(root: nn.Module, name: str, init: Initialiser | None = None) -> Initialiser | None:
+    """What draws the weights of the module `name` of `root` anew, beside its own `reset_parameters`.
+
+    `init` where it is given; nothing for a module that can do it by itself; else the `_init_weights` of the nearest
+    module above it, a function of one module by the convention of transformers and timm.
+    """
+    if init is not None or not _stuck_below(root.get_submodule(name)):
+        return init
+    parts = name.split(".")
+    for end in range(len(parts), -1, -1):
+        method = getattr(root.get_submodule(".".join(parts[:end])), "_init_weights", None)
+        if callable(method) and _takes_one(method):
+            return method  # type: ignore[no-any-return]
+    return None
+
+
+def not_redrawable(layer: nn.Module, init: Initialiser | None = None) -> str:
+    """Why the weights of `layer` cannot be drawn anew, or an empty string.
+
+    Args:
+        layer: any module.
+        init: see `initialiser_of`.
+    """
+    if init is None and (stuck := _stuck_below(layer)):
+        return f"{type(stuck).__name__} has no `reset_parameters`; pass `init`"
+    try:
+        _refuse_old_style(layer)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def select_layers(
+    root: nn.Module,
+    patterns: str | list[str],
+    init: Initialiser | None = None,
+    last: int | None = None,
+    left_out: dict[str, str] | None = None,
+) -> dict[str, nn.Module]:
     """Layers of `root` that the patterns choose.
 
     Args:
         root: the network or LightningModule.
         patterns: shell patterns over module names, `*` matches dots too; a module stands for all that is below it.
         init: given, layers without `reset_parameters` are accepted too.
+        last: only the last so many of the chosen layers that have a matrix (a parameter of two or more dimensions), in
+            the order in which they are defined, and what is defined behind the first of them without one (norms).
+        left_out: given, layers that cannot be re-initialised are left out instead of refused, and put here: name ->
+            reason.
 
     Raises:
-        ValueError: if a pattern matches nothing, a chosen layer cannot be re-initialised, or a chosen parameter is
-            shared with a module that is not chosen.
+        ValueError: if a pattern matches nothing, a chosen layer cannot be re-initialised (with `left_out`: none can), or
+            a chosen parameter is shared with a module that is not chosen.
     """
     patterns = [patterns] if isinstance(patterns, str) else list(patterns)
     names = [name for name, module in root.named_modules() if name and next(module.parameters(), None) is not None]
@@ -114,33 +173,86 @@ def select_layers(root: nn.Module, patterns: str | list[str], init: Initialiser 
             raise ValueError(f"modules: {pattern!r} matches no module with parameters; there are {names}")
         chosen += matched
     tops = {name for name in chosen if not any(_below(name, other) for other in chosen)}
-    if set(root._parameters) and {n for n in names if "." not in n} <= tops and "*" in patterns:
-        raise ValueError(
-            f"{type(root).__name__} holds parameters of its own: {list(root._parameters)}; move them into a layer"
-        )
-    found: dict[str, nn.Module] = {}
+    parts = _Parts(root, init)
     modules = dict(root.named_modules())
     for name in names:  # in order of definition
         if name in tops:
-            _collect(modules[name], name, found, leaves=init is not None)
-    _refuse_shared(root, found)
-    return found
+            parts.collect(modules[name], name)
+    if set(root._parameters) and {n for n in names if "." not in n} <= tops and "*" in patterns:
+        parts.stuck[type(root).__name__] = f"its own parameters {', '.join(root._parameters)}: move them into a layer"
+    if last is not None:
+        parts.keep_last(last)
+    if left_out is None:
+        parts.refuse_stuck()
+    else:
+        left_out.update(parts.stuck)
+        if not parts.found:
+            parts.refuse_stuck()
+    _refuse_shared(root, parts.found)
+    return parts.found
 
 
-def _collect(module: nn.Module, name: str, found: dict[str, nn.Module], leaves: bool = False) -> None:
-    if next(module.parameters(), None) is None or any(module is layer for layer in found.values()):
-        return
-    resets = hasattr(module, "reset_parameters") or hasattr(module, "_reset_parameters")
-    owns = any(p is not None for p in module._parameters.values())
-    if resets or (owns and leaves) or parametrize.is_parametrized(module):
-        found[name] = module
-        return
-    if owns:
-        raise ValueError(
-            f"cannot re-initialise {name!r} ({type(module).__name__}): give it `reset_parameters`, or pass `init`"
-        )
-    for child_name, child in module.named_children():
-        _collect(child, f"{name}.{child_name}", found, leaves)
+class _Parts:
+    """The smallest parts that can be drawn anew, and parameters that belong to none."""
+
+    def __init__(self, root: nn.Module | None = None, init: Initialiser | None = None) -> None:
+        self.root, self.init = root, init
+        self.found: dict[str, nn.Module] = {}
+        self.stuck: dict[str, str] = {}
+        self._order: list[tuple[str, bool]] = []  # name, whether it has a matrix
+
+    def collect(self, module: nn.Module, name: str) -> None:
+        if next(module.parameters(), None) is None or any(module is layer for layer in self.found.values()):
+            return
+        own = [n for n, p in module._parameters.items() if p is not None]
+        resets = hasattr(module, "reset_parameters") or hasattr(module, "_reset_parameters")
+        inherits = self.root is not None and initialiser_of(self.root, name, self.init) is not None
+        if resets or (own and inherits) or parametrize.is_parametrized(module):
+            self.found[name] = module
+            self._order.append((name, any(p.ndim >= 2 for p in module.parameters())))
+            return
+        if own:
+            self.stuck[name] = (
+                f"{type(module).__name__} holds {', '.join(own)}: give it `reset_parameters`, or pass `init`"
+            )
+            self._order.append((name, any(module._parameters[n].ndim >= 2 for n in own)))  # type: ignore[union-attr]
+        for child_name, child in module.named_children():
+            self.collect(child, f"{name}.{child_name}")
+
+    def keep_last(self, last: int) -> None:
+        """Keep the last so many parts with a matrix, and the parts without one that are defined behind the first of them."""
+        matrices = [i for i, (_, matrix) in enumerate(self._order) if matrix]
+        first = matrices[-last] if len(matrices) >= last else 0
+        kept = {name for name, _ in self._order[first:]}
+        self.found = {name: layer for name, layer in self.found.items() if name in kept}
+        self.stuck = {name: why for name, why in self.stuck.items() if name in kept}
+
+    def refuse_stuck(self) -> None:
+        if self.stuck:
+            raise ValueError(
+                "cannot re-initialise " + "; ".join(f"{name!r} ({why})" for name, why in self.stuck.items())
+            )
+
+
+def _stuck_below(layer: nn.Module) -> nn.Module | None:
+    """The first module with parameters that neither it nor a module above it, up to `layer`, can reset."""
+    if hasattr(layer, "reset_parameters") or hasattr(layer, "_reset_parameters"):
+        return None
+    if any(p is not None for p in layer._parameters.values()):
+        return layer
+    if parametrize.is_parametrized(layer):
+        return None
+    return next((stuck for child in layer.children() if (stuck := _stuck_below(child)) is not None), None)
+
+
+def _takes_one(method: Initialiser) -> bool:
+    needed = [p for p in inspect.signature(method).parameters.values() if p.default is p.empty]
+    return len([p for p in needed if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]) == 1
+
+
+@torch.no_grad()
+def _initialised(layer: nn.Module, init: Initialiser) -> nn.Module:
+    return layer.apply(init)
 
 
 def _refuse_shared(root: nn.Module, chosen: dict[str, nn.Module]) -> None:

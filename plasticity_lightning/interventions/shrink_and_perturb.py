@@ -7,6 +7,8 @@ noise); D'Oro et al. 2023 (interpolation with a new initialisation, alpha 0.8 fo
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import torch
 from torch import Tensor, nn
 
@@ -16,7 +18,9 @@ __all__ = ["mix_in_fresh", "shrink_and_add_noise"]
 
 
 @torch.no_grad()
-def mix_in_fresh(layer: nn.Module, seed: int, alpha: float, init: Initialiser | None = None) -> list[Tensor]:
+def mix_in_fresh(
+    layer: nn.Module, seed: int, alpha: float, init: Initialiser | None = None, done: Collection[int] = ()
+) -> list[Tensor]:
     """W <- alpha W + (1 - alpha) W_new for the trainable parameters of `layer`, in place.
 
     Running statistics of normalisation layers are mixed in the same way, counters of batches are set to the new ones
@@ -27,6 +31,7 @@ def mix_in_fresh(layer: nn.Module, seed: int, alpha: float, init: Initialiser | 
         seed: of W_new.
         alpha: in [0, 1]: 0 resets, 1 changes nothing.
         init: see `fresh_layer`.
+        done: ids of tensors to leave alone, e.g. tied ones that have had their turn.
 
     Returns:
         The tensors that were changed.
@@ -38,6 +43,8 @@ def mix_in_fresh(layer: nn.Module, seed: int, alpha: float, init: Initialiser | 
         raise ValueError(f"alpha={alpha} must be in [0, 1]")
     changed = []
     for tensor, new in fresh_values(layer, seed, init):
+        if id(tensor) in done:
+            continue
         if tensor.is_floating_point():
             # the end point is exact: 0 * inf would leave a diverged weight diverged
             tensor.copy_(new if alpha == 0 else alpha * tensor + (1 - alpha) * new)
@@ -50,10 +57,12 @@ def mix_in_fresh(layer: nn.Module, seed: int, alpha: float, init: Initialiser | 
 
 
 @torch.no_grad()
-def shrink_and_add_noise(layer: nn.Module, seed: int, alpha: float, noise_std: float) -> list[Tensor]:
+def shrink_and_add_noise(
+    layer: nn.Module, seed: int, alpha: float, noise_std: float, done: Collection[int] = ()
+) -> list[Tensor]:
     """W <- alpha W + noise, noise from N(0, noise_std^2), for the trainable parameters of `layer`, in place.
 
-    The noise is drawn on the CPU, so that it is the same on every device. Buffers are left alone.
+    The noise is drawn on the CPU, so that it is the same on every device. Buffers are left alone; `done` as above.
 
     Raises:
         ValueError: if `alpha` is not in [0, 1] or `noise_std` is negative.
@@ -67,6 +76,8 @@ def shrink_and_add_noise(layer: nn.Module, seed: int, alpha: float, noise_std: f
     for parameter in layer.parameters():
         if parameter.requires_grad:
             noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float32) * noise_std
+            if id(parameter) in done:
+                continue
             parameter.mul_(alpha).add_(noise.to(parameter))
             changed.append(parameter)
     return changed

@@ -7,7 +7,7 @@ stands here, with the sums of activity by which both decide. Sources: Sokar et a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
 import torch
@@ -21,8 +21,10 @@ __all__ = [
     "Touched",
     "along",
     "compensate_biases",
+    "incoming_parts",
     "outgoing_magnitude",
     "recycle_incoming",
+    "renew_norms",
     "silence_outgoing",
 ]
 
@@ -56,32 +58,62 @@ class ActivitySums:
         self.samples[layer] = self.samples.get(layer, 0) + activation.shape[0]
 
 
+def incoming_parts(
+    name: str, layer: UnitLayer, modules: Mapping[str, nn.Module], units: Tensor
+) -> Iterator[tuple[str, Tensor, int]]:
+    """The layers that make some units: (its name, bool mask over all its own units, dimension of its weight for them).
+
+    Args:
+        name: key of the units in the graph.
+        layer: the entry.
+        modules: layers by name.
+        units: bool [U], True for those meant.
+    """
+    for part, first, given in layer.parts or [[name, 0, None]]:
+        weight = modules[part].weight
+        assert isinstance(weight, Tensor)
+        dim = out_dim(modules[part]) if given is None else given
+        yield part, nn.functional.pad(units, (first, weight.shape[dim] - first - layer.units)), dim
+
+
 @torch.no_grad()
 def recycle_incoming(
     producer: nn.Module,
-    norms: Mapping[str, nn.Module],
     units: Tensor,
     seed: int,
     init: Initialiser | None = None,
+    dim: int | None = None,
 ) -> list[Touched]:
-    """Draw the incoming weights and bias of some units anew, and reset what normalisation layers keep of them.
+    """Draw the incoming weights and bias of some units anew.
 
     Args:
-        producer: Linear or convolution, whose weight is changed in place.
-        norms: normalisation layers between the units and their consumers: affine and running statistics of the units
-            become those of a fresh layer (scale 1, shift 0, mean 0, variance 1).
+        producer: layer with a `weight` and perhaps a `bias`, changed in place.
         units: bool [U], True for those to replace. Nothing is read from the device.
         seed: of the fresh layer from which their weights are taken.
         init: see `fresh_layer`.
+        dim: dimension of the weight that counts the producer's units; None takes that of its class.
 
     Returns:
         The changed parameters and their changed entries; frozen parameters are left alone.
     """
     touched = []
+    dim = out_dim(producer) if dim is None else dim
     new = dict(fresh_layer(producer, seed, init).named_parameters())
     for name, parameter in producer.named_parameters():
-        dim = out_dim(producer) if parameter.ndim > 1 else 0
-        touched += _replace(parameter, new[name], along(units, dim, parameter.ndim))
+        touched += _replace(parameter, new[name], along(units, dim if parameter.ndim > 1 else 0, parameter.ndim))
+    return touched
+
+
+@torch.no_grad()
+def renew_norms(norms: Mapping[str, nn.Module], units: Tensor, seed: int) -> list[Touched]:
+    """Reset what normalisation layers keep of some units to what a fresh layer has (scale 1, shift 0, mean 0, variance 1).
+
+    Args:
+        norms: the layers between the units and their consumers, changed in place.
+        units: bool [U].
+        seed: of the fresh layer.
+    """
+    touched = []
     for norm in norms.values():
         fresh = fresh_layer(norm, seed)
         values = {**dict(fresh.named_parameters()), **dict(fresh.named_buffers())}
@@ -107,7 +139,7 @@ def silence_outgoing(layer: UnitLayer, consumers: Mapping[str, nn.Module], units
         weight = consumer.weight
         assert isinstance(weight, Tensor)
         if weight.requires_grad:
-            entries = along(units.repeat_interleave(layer.consumers[name]), in_dim(consumer), weight.ndim)
+            entries = along(units.repeat_interleave(layer.consumers[name]), _reads(layer, name, consumer), weight.ndim)
             weight.masked_fill_(entries, 0)
             touched.append(Touched(weight, entries))
     return touched
@@ -120,7 +152,7 @@ def outgoing_magnitude(layer: UnitLayer, consumers: Mapping[str, nn.Module]) -> 
     for name, consumer in consumers.items():
         weight = consumer.weight
         assert isinstance(weight, Tensor)
-        per_input = weight.abs().transpose(0, in_dim(consumer)).flatten(1).sum(1)
+        per_input = weight.abs().transpose(0, _reads(layer, name, consumer)).flatten(1).sum(1)
         total = total + per_input.unflatten(0, (layer.units, layer.consumers[name])).sum(1)
     assert isinstance(total, Tensor)
     return total
@@ -151,8 +183,9 @@ def compensate_biases(
             continue
         assert isinstance(weight, Tensor)
         given = torch.where(units, mean, 0.0).to(weight).repeat_interleave(layer.consumers[name])
-        lost = weight * along(given, in_dim(consumer), weight.ndim)
-        bias.add_(lost.transpose(0, 1 - in_dim(consumer)).flatten(1).sum(1))
+        read = _reads(layer, name, consumer)
+        lost = weight * along(given, read, weight.ndim)
+        bias.add_(lost.transpose(0, 1 - read).flatten(1).sum(1))
         changed.append(bias)
     return changed
 
@@ -160,6 +193,10 @@ def compensate_biases(
 def along(units: Tensor, dim: int, ndim: int) -> Tensor:
     """View of [U] that broadcasts along dimension `dim` of a tensor of `ndim` dimensions."""
     return units.view([-1 if d == dim else 1 for d in range(ndim)])
+
+
+def _reads(layer: UnitLayer, name: str, consumer: nn.Module) -> int:
+    return layer.reads.get(name, in_dim(consumer))
 
 
 def _replace(parameter: Tensor, new: Tensor, entries: Tensor) -> list[Touched]:

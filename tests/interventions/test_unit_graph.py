@@ -35,8 +35,8 @@ def test_a_convolutional_network_with_functional_code():
     assert graph["conv1"].consumers == {"conv2": 1}
     assert graph["conv1"].norms == ["norm"]
     assert graph["conv1"].replaceable
-    # the slice is not followed
-    assert graph["conv2"].opaque == "its output goes into __getitem__"
+    assert graph["conv2"].opaque == ""
+    assert not graph["conv2"].replaceable  # nothing reads it yet
     assert seen["conv1"][0].shape == (2 * 10 * 10, 4)
     assert seen["conv1"][0].min() >= 0
 
@@ -95,7 +95,7 @@ def test_detached_units_that_reach_a_layer_mixed_are_left_alone():
         (lambda h, x: torch.cat([h, x], 1)[:, :4], "cat"),
         (lambda h, x: h.add_(x), "add_"),
         (lambda h, x: h.softmax(1), "softmax"),
-        (lambda h, x: (h.T @ h)[:1], "__get__"),
+        (lambda h, x: (h.T @ h)[:1], "matmul"),
     ],
 )
 def test_mixed_units_are_left_alone(mix, reason):
@@ -119,17 +119,13 @@ def test_units_across_which_a_layer_reads_are_left_alone():
 def test_splitting_units_into_heads_is_given_up():
     net = nn.ModuleDict({"a": nn.Linear(3, 4), "b": nn.Linear(2, 2)})
     graph, _ = trace(net, lambda x: net["b"](net["a"](x).relu().view(2, 2, 2)), torch.randn(2, 3))
-    assert graph["a"].opaque == "its output goes into view"
+    assert graph["a"].opaque == "b reads across its units"
 
 
-def test_grouped_and_shared_and_frozen_layers():
+def test_grouped_and_shared_layers():
     net = nn.ModuleDict({"a": nn.Conv1d(3, 4, 1), "b": nn.Conv1d(4, 4, 1, groups=4), "c": nn.Conv1d(4, 4, 1)})
     graph, _ = trace(net, lambda x: net["b"](net["a"](x).relu()), torch.randn(2, 3, 5))
     assert graph["a"].opaque == "b is a grouped convolution"
-    net["a"].weight.requires_grad_(False)
-    net["a"].bias.requires_grad_(True)
-    graph, _ = trace(net, lambda x: net["c"](net["a"](x).relu()), torch.randn(2, 3, 5))
-    assert graph["a"].opaque == "its weights are frozen"
     tied = nn.ModuleDict({"a": nn.Linear(4, 4), "b": nn.Linear(4, 4), "c": nn.Linear(4, 4)})
     tied["b"].weight = tied["a"].weight
     graph, _ = trace(tied, lambda x: tied["c"](tied["a"](x).relu()), torch.randn(2, 4))

@@ -12,6 +12,7 @@ from plasticity_lightning.interventions.unit_surgery import (
     compensate_biases,
     outgoing_magnitude,
     recycle_incoming,
+    renew_norms,
     silence_outgoing,
 )
 
@@ -36,7 +37,7 @@ def test_replacing_silent_units_changes_their_weights_and_not_the_output(conv):
         net(x)
     layer = graph["0"]
     assert torch.equal(dormant_units(sums.sums["0"], 0.0), silent)
-    touched = recycle_incoming(net[0], {"1": net[1]}, silent, seed=3)
+    touched = recycle_incoming(net[0], silent, seed=3) + renew_norms({"1": net[1]}, silent, seed=3)
     touched += silence_outgoing(layer, {"4": net[4]}, silent)
     torch.testing.assert_close(net(x), before, rtol=0, atol=1e-6)
 
@@ -64,7 +65,7 @@ def test_transposed_convolutions_are_replaced_along_their_own_dimension():
     net = nn.Sequential(nn.ConvTranspose1d(2, 3, 2), nn.ReLU(), nn.ConvTranspose1d(3, 2, 2))
     old = [net[0].weight.detach().clone(), net[2].weight.detach().clone()]
     units = torch.tensor([False, True, False])
-    recycle_incoming(net[0], {}, units, 0)
+    recycle_incoming(net[0], units, 0)
     silence_outgoing(UnitLayer(3, {"2": 1}), {"2": net[2]}, units)
     assert ((net[0].weight != old[0]).any(2).any(0) == units).all()
     assert not net[2].weight[1].any()
@@ -77,7 +78,7 @@ def test_frozen_parameters_are_left_alone():
     b.weight.requires_grad_(False)
     kept = a.bias.clone(), b.weight.clone()
     units = torch.ones(2, dtype=torch.bool)
-    touched = recycle_incoming(a, {}, units, 0) + silence_outgoing(UnitLayer(2, {"b": 1}), {"b": b}, units)
+    touched = recycle_incoming(a, units, 0) + silence_outgoing(UnitLayer(2, {"b": 1}), {"b": b}, units)
     assert [t.parameter is a.weight for t in touched] == [True]
     assert torch.equal(a.bias, kept[0])
     assert torch.equal(b.weight, kept[1])

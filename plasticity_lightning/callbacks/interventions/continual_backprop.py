@@ -70,7 +70,7 @@ class ContinualBackprop(Callback):
         self.replaced = 0
         self._patterns = [modules] if isinstance(modules, str) else list(modules)
         self._layers = layers
-        self._watch = UnitWatch(self._patterns, layers, "ContinualBackprop")
+        self._watch = UnitWatch(self._patterns, layers, "ContinualBackprop", init)
         self._activity = ActivitySums(signed=True)
         self._utilities: dict[str, UnitUtility] = {}
         self._updates = 0

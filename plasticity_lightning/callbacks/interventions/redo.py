@@ -75,7 +75,7 @@ class ReDo(TriggeredIntervention):
         self.tau, self.moments, self.init = tau, moments, init
         patterns = [modules] if isinstance(modules, str) else list(modules)
         self._key |= {"tau": tau, "modules": patterns, "layers": layers}
-        self._watch = UnitWatch(patterns, layers, "ReDo")
+        self._watch = UnitWatch(patterns, layers, "ReDo", init)
         self._activity: ActivitySums | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

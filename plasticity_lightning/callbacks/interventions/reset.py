@@ -9,7 +9,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from plasticity_lightning.callbacks.interventions.triggered import TriggeredIntervention, broadcast, optimizers_of
-from plasticity_lightning.interventions.initialise import Initialiser, select_layers
+from plasticity_lightning.interventions.initialise import Initialiser, initialiser_of, select_layers
 from plasticity_lightning.interventions.optimizer_state import Moments, check_moments, forget_moments
 from plasticity_lightning.interventions.shrink_and_perturb import mix_in_fresh
 from plasticity_lightning.runtime.clock import Unit
@@ -22,7 +22,8 @@ class Reset(TriggeredIntervention):
 
     Args:
         modules: shell patterns over module names; `"*"` resets the whole network.
-        last: of the chosen layers only the last n, in the order in which they are defined.
+        last: of the chosen layers only the last n that have a matrix, in the order in which they are defined, with the
+            norms that are defined behind the first of them.
         moments: `zero` forgets the optimiser's moments and step counts of the reset parameters, `keep` leaves them.
         init: function of a module, applied to each new layer as by `module.apply`; an import path in YAML.
         every: act whenever this many units have passed.
@@ -77,7 +78,7 @@ class Reset(TriggeredIntervention):
         """Reset the layers."""
         changed: list[Tensor] = []
         for name, layer in self._layers(pl_module).items():
-            changed += mix_in_fresh(layer, self.seed_for(name), 0.0, self.init)
+            changed += mix_in_fresh(layer, self.seed_for(name), 0.0, initialiser_of(pl_module, name, self.init))
         broadcast(trainer, changed)
         parameters = [tensor for tensor in changed if isinstance(tensor, nn.Parameter)]
         if self.moments == "zero":
@@ -87,7 +88,6 @@ class Reset(TriggeredIntervention):
 
     def _layers(self, pl_module: LightningModule) -> dict[str, nn.Module]:
         try:
-            layers = select_layers(pl_module, self.modules, self.init)
+            return select_layers(pl_module, self.modules, self.init, self.last)
         except ValueError as error:
             raise MisconfigurationException(f"{type(self).__name__}: {error}") from error
-        return layers if self.last is None else dict(list(layers.items())[-self.last :])

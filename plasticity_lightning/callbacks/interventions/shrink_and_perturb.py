@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from plasticity_lightning.callbacks.interventions.triggered import TriggeredIntervention, broadcast, optimizers_of
-from plasticity_lightning.interventions.initialise import Initialiser, select_layers
+from plasticity_lightning.interventions.initialise import Initialiser, initialiser_of, select_layers
 from plasticity_lightning.interventions.optimizer_state import Moments, check_moments, forget_moments
 from plasticity_lightning.interventions.shrink_and_perturb import mix_in_fresh, shrink_and_add_noise
 from plasticity_lightning.runtime.clock import Unit
@@ -23,7 +24,8 @@ class ShrinkAndPerturb(TriggeredIntervention):
     Args:
         alpha: share of the old weights that stays, in [0, 1].
         noise_std: standard deviation of the noise of the original form; None mixes in a new initialisation.
-        modules: shell patterns over module names of the layers to shrink.
+        modules: shell patterns over module names of the layers to shrink; those that cannot be drawn anew are named in a
+            warning and stay as they are.
         heads: shell patterns over the layers that are reset in full; they may overlap with `modules`.
         moments: `zero` forgets the optimiser's moments of all touched parameters, `keep` leaves them.
         init: function of a module, applied to each new layer; an import path in YAML.
@@ -72,6 +74,7 @@ class ShrinkAndPerturb(TriggeredIntervention):
         self.alpha, self.noise_std, self.modules, self.heads = alpha, noise_std, modules, heads or []
         self.moments, self.init = moments, init
         self._key |= {"modules": modules, "heads": self.heads}
+        self._told = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the layers."""
@@ -84,13 +87,15 @@ class ShrinkAndPerturb(TriggeredIntervention):
         body, heads = self._layers(pl_module)
         changed: list[Tensor] = []
         for name, layer in body.items():
+            done = {id(tensor) for tensor in changed}  # a tied tensor is shrunk once
             if self.noise_std is None:
-                changed += mix_in_fresh(layer, self.seed_for(name), self.alpha, self.init)
+                init = initialiser_of(pl_module, name, self.init)
+                changed += mix_in_fresh(layer, self.seed_for(name), self.alpha, init, done)
             else:
-                changed += shrink_and_add_noise(layer, self.seed_for(name), self.alpha, self.noise_std)
+                changed += shrink_and_add_noise(layer, self.seed_for(name), self.alpha, self.noise_std, done)
         shrunk = sum(tensor.numel() for tensor in changed if isinstance(tensor, nn.Parameter))
         for name, layer in heads.items():
-            changed += mix_in_fresh(layer, self.seed_for(name), 0.0, self.init)
+            changed += mix_in_fresh(layer, self.seed_for(name), 0.0, initialiser_of(pl_module, name, self.init))
         broadcast(trainer, changed)
         parameters = [tensor for tensor in changed if isinstance(tensor, nn.Parameter)]
         if self.moments == "zero":
@@ -101,7 +106,12 @@ class ShrinkAndPerturb(TriggeredIntervention):
     def _layers(self, pl_module: LightningModule) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
         try:
             heads = select_layers(pl_module, self.heads, self.init) if self.heads else {}
-            body = select_layers(pl_module, self.modules, self.init)
+            left_out: dict[str, str] = {}
+            body = select_layers(pl_module, self.modules, self.init, left_out=left_out)
         except ValueError as error:
             raise MisconfigurationException(f"{type(self).__name__}: {error}") from error
+        if left_out and not self._told:
+            self._told = True
+            listed = "; ".join(f"{name} ({why})" for name, why in left_out.items())
+            rank_zero_warn(f"ShrinkAndPerturb leaves what cannot be drawn anew as it is: {listed}")
         return {name: layer for name, layer in body.items() if name not in heads}, heads

@@ -7,6 +7,7 @@ functional code included; code compiled by `torch.compile` runs eagerly meanwhil
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from fnmatch import fnmatchcase
 from typing import Any
 
@@ -21,13 +22,15 @@ from plasticity_lightning.callbacks.interventions.triggered import (
     optimizers_of,
     trained_parameters,
 )
-from plasticity_lightning.interventions.initialise import Initialiser
+from plasticity_lightning.interventions.initialise import Initialiser, not_redrawable
 from plasticity_lightning.interventions.optimizer_state import Moments, forget_moments
-from plasticity_lightning.interventions.unit_graph import UnitGraph, UnitLayer, UnitTracer
+from plasticity_lightning.interventions.unit_graph import UnitGraph, UnitLayer, UnitTracer, in_dim
 from plasticity_lightning.interventions.unit_surgery import (
     Touched,
     compensate_biases,
+    incoming_parts,
     recycle_incoming,
+    renew_norms,
     silence_outgoing,
 )
 from plasticity_lightning.runtime.overlap import EagerExecution, hold, release
@@ -43,10 +46,17 @@ class UnitWatch:
         layers: explicit producer -> consumers, used in place of what is traced, for networks that the trace gives up
             on; a consumer's inputs must be a multiple of the producer's units.
         owner: name of the callback, for messages.
+        init: see `fresh_layer`.
     """
 
-    def __init__(self, patterns: Sequence[str], layers: Mapping[str, list[str]] | None, owner: str) -> None:
-        self.patterns, self.layers, self.owner = list(patterns), dict(layers or {}), owner
+    def __init__(
+        self,
+        patterns: Sequence[str],
+        layers: Mapping[str, list[str]] | None,
+        owner: str,
+        init: Initialiser | None = None,
+    ) -> None:
+        self.patterns, self.layers, self.owner, self.init = list(patterns), dict(layers or {}), owner, init
         self.graph: UnitGraph = {}
         self._told: set[str] = set()
         self._tracer: UnitTracer | None = None
@@ -87,27 +97,48 @@ class UnitWatch:
         self._tracer = self._eager = None
 
     def replaceable(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, UnitLayer]:
-        """Producers whose units may be replaced; those with a nonlinearity that may not are named once, with the reason."""
-        trained = {id(p) for p in trained_parameters(trainer, pl_module).values()}
-        modules = dict(pl_module.named_modules())
-        found, skipped = {}, []
-        for name, traced in self.graph.items():
-            layer = self._explicit(name, traced, modules) if name in self.layers else traced
-            chosen = name in self.layers if self.layers else any(fnmatchcase(name, p) for p in self.patterns)
-            weight = modules[name].weight
-            if not chosen or id(weight) not in trained:
-                continue
-            if layer.replaceable:
-                found[name] = layer
-            elif layer.active and name not in self._told:
-                skipped.append(f"{name} ({layer.opaque or 'no layer reads it'})")
-                self._told.add(name)
-        if skipped:
+        """Units that may be replaced now; the others that were chosen are named once, with the reason."""
+        found, reasons = self.reasons(trainer, pl_module)
+        untold = {name: why for name, why in reasons.items() if name not in self._told}
+        # a network of which nothing can be replaced is told in full, else only layers that look like hidden ones
+        told = {name: why for name, why in untold.items() if not found or why not in _EXPECTED}
+        self._told.update(told)
+        if told:
             rank_zero_warn(
-                f"{self.owner} leaves the units of these layers alone: {', '.join(skipped)}. Name their consumers in "
-                "`layers` if replacing their units is meant, or choose others by `modules`."
+                f"{self.owner} leaves the units of these layers alone: "
+                + ", ".join(f"{name} ({why})" for name, why in told.items())
+                + ". Name their consumers in `layers` if replacing their units is meant, or choose others by `modules`."
             )
         return found
+
+    def reasons(self, trainer: Trainer, pl_module: LightningModule) -> tuple[dict[str, UnitLayer], dict[str, str]]:
+        """(units that may be replaced, why not for each of the other chosen layers) by what has been traced so far."""
+        trained = {id(p) for p in trained_parameters(trainer, pl_module).values()}
+        modules = dict(pl_module.named_modules())
+        found: dict[str, UnitLayer] = {}
+        left: dict[str, str] = {}
+        for name, traced in self.graph.items():
+            sources = [part[0] for part in traced.parts] or [name]
+            if traced.cut or not self._chosen(name, sources):
+                continue
+            layer = self._explicit(name, traced, modules) if name in self.layers else traced
+            why = _why_not(layer, [modules[source] for source in sources], trained, self.init)
+            if why:
+                left[name] = why
+            else:
+                found[name] = layer
+        seen = {name for name, layer in self.graph.items()} | {
+            part[0] for layer in self.graph.values() for part in layer.parts
+        }
+        for name, module in modules.items():
+            if name not in seen and self._chosen(name, [name]) and (why := _unseen(module)):
+                left[name] = why
+        return found, left
+
+    def _chosen(self, name: str, sources: list[str]) -> bool:
+        if self.layers:
+            return name in self.layers
+        return any(fnmatchcase(source, pattern) for source in (name, *sources) for pattern in self.patterns)
 
     def state_dict(self) -> dict[str, Any]:
         """The graph, in plain types."""
@@ -121,14 +152,42 @@ class UnitWatch:
     def _explicit(self, name: str, traced: UnitLayer, modules: dict[str, nn.Module]) -> UnitLayer:
         consumers = {}
         for consumer in self.layers[name]:
-            inputs = getattr(modules[consumer], "in_features", getattr(modules[consumer], "in_channels", 0))
-            if not inputs or inputs % traced.units:
+            weight = modules[consumer].weight
+            assert isinstance(weight, Tensor)
+            inputs = weight.shape[traced.reads.get(consumer, in_dim(modules[consumer]))]
+            if inputs % traced.units:
                 raise MisconfigurationException(
                     f"{self.owner}: layers says that {consumer!r} reads {name!r}, but its {inputs} inputs are no multiple "
                     f"of the {traced.units} units"
                 )
             consumers[consumer] = inputs // traced.units
-        return UnitLayer(traced.units, consumers, traced.norms, traced.active)
+        return replace(traced, consumers=consumers, opaque="")
+
+
+_EXPECTED = frozenset(["no nonlinearity follows", "no layer reads it"])
+
+
+def _why_not(layer: UnitLayer, sources: list[nn.Module], trained: set[int], init: Initialiser | None) -> str:
+    """Why the units of a traced layer must stay, or an empty string."""
+    if layer.opaque:
+        return layer.opaque
+    if not layer.active:
+        return "no nonlinearity follows"
+    if not layer.consumers:
+        return "no layer reads it"
+    if any(id(source.weight) not in trained for source in sources):
+        return "its weights are frozen or in no optimiser"
+    return next((why for source in sources if (why := not_redrawable(source, init))), "")
+
+
+def _unseen(module: nn.Module) -> str:
+    """Why a module with matrices of its own is in no trace, or an empty string for one without."""
+    if isinstance(module, nn.RNNBase):
+        return "its gates are computed inside one fused function"
+    if isinstance(module, nn.Embedding | nn.EmbeddingBag):
+        return ""
+    matrices = [name for name, p in module.named_parameters(recurse=False) if p.ndim >= 2]
+    return f"no linear map or convolution used its {matrices[0]} so far" if matrices else ""
 
 
 @torch.no_grad()
@@ -163,7 +222,9 @@ def replace_units(
     # all incoming weights first: between two layers of replaced units, the outgoing zero has the last word
     for name, mask in units.items():
         norms = {norm: modules[norm] for norm in graph[name].norms}
-        touched += recycle_incoming(modules[name], norms, mask, seeds[name], init)
+        for part, own, dim in incoming_parts(name, graph[name], modules, mask):
+            touched += recycle_incoming(modules[part], own, seeds[name], init, dim)
+        touched += renew_norms(norms, mask, seeds[name])
     for name, mask in units.items():
         consumers = {consumer: modules[consumer] for consumer in graph[name].consumers}
         touched += silence_outgoing(graph[name], consumers, mask)
