@@ -123,8 +123,8 @@ class UnitTracer(TorchFunctionMode):
     Args:
         root: the module whose layers are looked for.
         graph: extended in place, so that branches that run in turn are all known in the end.
-        on_activation: called with (producer, activation [S, U]) when a layer reads units behind a nonlinearity, once
-            for each activation, in the layout of `measures.samples_by_units`.
+        on_activation: called with (producer, activation [S, U]) when a layer reads units behind a nonlinearity, or they
+            are mixed, once for each activation, in the layout of `measures.samples_by_units`.
 
     Code compiled by `torch.compile` must run eagerly inside: `torch.compiler.set_stance("force_eager")`.
     """
@@ -512,6 +512,7 @@ class UnitTracer(TorchFunctionMode):
             self._leave(tag, reason)
 
     def _leave(self, tag: UnitTag | _Mixed, reason: str) -> None:
+        self._tell(tag)  # who knows better may name the consumers
         for producer in _producers(tag):
             layer = self.graph[producer]
             layer.opaque = layer.opaque or reason

@@ -100,8 +100,9 @@ class UnitWatch:
         """Units that may be replaced now; the others that were chosen are named once, with the reason."""
         found, reasons = self.reasons(trainer, pl_module)
         untold = {name: why for name, why in reasons.items() if name not in self._told}
-        # a network of which nothing can be replaced is told in full, else only layers that look like hidden ones
-        told = {name: why for name, why in untold.items() if not found or why not in _EXPECTED}
+        # a network of which nothing can be replaced is told in full, else only its hidden layers
+        hidden = {name for name, layer in self.graph.items() if layer.active}
+        told = {name: why for name, why in untold.items() if not found or name in hidden}
         self._told.update(told)
         if told:
             rank_zero_warn(
@@ -162,9 +163,6 @@ class UnitWatch:
                 )
             consumers[consumer] = inputs // traced.units
         return replace(traced, consumers=consumers, opaque="")
-
-
-_EXPECTED = frozenset(["no nonlinearity follows", "no layer reads it"])
 
 
 def _why_not(layer: UnitLayer, sources: list[nn.Module], trained: set[int], init: Initialiser | None) -> str:
