@@ -38,7 +38,7 @@ class LayerNormed(nn.Sequential):
     """A layer followed by the normalisation of its output.
 
     LayerNorm over the units of a Linear layer, and for a convolution GroupNorm with one group (over channels and
-    positions, scale and shift per channel).
+    positions, scale and shift per channel), whatever dimensions stand before the channels (batch, time steps).
 
     Raises:
         ValueError: for another kind of layer.
@@ -48,10 +48,23 @@ class LayerNormed(nn.Sequential):
         if isinstance(layer, nn.Linear):
             norm: nn.Module = nn.LayerNorm(layer.out_features)
         elif isinstance(layer, _CONVOLUTIONS):
-            norm = nn.GroupNorm(1, layer.out_channels)
+            norm = _SampleNorm(layer.out_channels, len(layer.kernel_size))
         else:
             raise ValueError(f"only Linear and convolutions can be followed by a norm, got {type(layer).__name__}")
         super().__init__(layer, norm.to(layer.weight))
+
+
+class _SampleNorm(nn.GroupNorm):
+    """GroupNorm with one group that finds the channels from the end, as multi-step layers ([T, B, C, H, W]) need it."""
+
+    def __init__(self, channels: int, spatial: int) -> None:
+        super().__init__(1, channels)
+        self.spatial = spatial
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Tensor [..., C, *positions] of the same shape."""
+        lead = x.shape[: -self.spatial - 1]
+        return super().forward(x.reshape(-1, *x.shape[len(lead) :])).view(x.shape)
 
 
 def halve_width(layer: nn.Module) -> nn.Module:
@@ -84,6 +97,8 @@ def halve_width(layer: nn.Module) -> nn.Module:
         halved = nn.LayerNorm(_half(layer.normalized_shape[0]), layer.eps, layer.elementwise_affine)
     else:
         raise ValueError(f"the width of {type(layer).__name__} cannot be halved")
+    if hasattr(layer, "step_mode"):  # SpikingJelly's layers: single-step or multi-step
+        halved.step_mode = layer.step_mode
     tensor = next(iter((*layer.parameters(), *layer.buffers())), None)
     return halved if tensor is None else halved.to(tensor)
 

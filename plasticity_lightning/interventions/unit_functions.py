@@ -28,12 +28,16 @@ NONLINEAR = _in_place_too(
     "relu6", "mish", "hardswish", "hardsigmoid", "softsign", "clamp", "clip", "clamp_min", "clamp_max", "threshold",
     "rrelu", "logsigmoid", "tanhshrink", "softshrink", "hardshrink", "sin", "cos", "abs", "square", "exp", "erf",
 )  # fmt: skip
-SAME = frozenset(
+CASTS = frozenset(
+    [
+        "clone", "detach", "detach_", "contiguous", "to", "float", "half", "bfloat16", "double", "type", "type_as", "cuda",
+        "cpu", "requires_grad_", "retain_grad", "alias", "__copy__", "__deepcopy__",
+    ]
+)  # fmt: skip
+SAME = CASTS | frozenset(
     [
         "dropout", "dropout_", "feature_dropout", "alpha_dropout", "feature_alpha_dropout", "dropout1d", "dropout2d",
-        "dropout3d", "clone", "detach", "detach_", "contiguous", "to", "float", "half", "bfloat16", "double", "type",
-        "type_as", "cuda", "cpu", "requires_grad_", "retain_grad", "batch_norm", "instance_norm", "layer_norm",
-        "rms_norm", "group_norm", "alias", "__copy__", "__deepcopy__",
+        "dropout3d", "batch_norm", "instance_norm", "layer_norm", "rms_norm", "group_norm",
     ]
 )  # fmt: skip
 PRODUCTS = _in_place_too("mul", "multiply", "div", "divide", "true_divide") | {

@@ -23,6 +23,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from plasticity_lightning.interventions.unit_functions import (
     ATTENTION,
+    CASTS,
     ENTRYWISE,
     HARMLESS,
     NONLINEAR,
@@ -259,7 +260,7 @@ class UnitTracer(TorchFunctionMode):
             identity, turned, computed = self._weights.get(x, (id(x), False, False))
             if identity in self._layers and out is not x:
                 turn = out.ndim == 2 and out.shape == x.shape[::-1] and name in VIEWS | {"__get__"}
-                same = out.shape == x.shape and name in SAME
+                same = out.shape == x.shape and name in CASTS
                 self._weights[out] = (identity, turned ^ turn, computed or not (turn or same))
                 return
 

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from spikingjelly.activation_based import layer as sj
 from torch import nn
 
 from plasticity_lightning.interventions.module_transform import CReLU, LayerNormed, halve_width, insert_crelu
@@ -51,3 +52,16 @@ def test_normed_outputs():
     torch.testing.assert_close(out.flatten(1).mean(1), torch.zeros(5), atol=1e-6, rtol=0)
     with pytest.raises(ValueError, match="only Linear and convolutions"):
         LayerNormed(nn.ReLU())
+
+
+def test_samples_and_time_steps_of_a_multi_step_convolution_stay_apart():
+    torch.manual_seed(0)
+    layer = LayerNormed(sj.Conv2d(3, 2, 3, step_mode="m"))  # as many channels as samples
+    x = torch.randn(4, 2, 3, 6, 6)  # [T, B, C, H, W]
+    out = layer(x)
+    torch.testing.assert_close(out.flatten(2).mean(2), torch.zeros(4, 2), atol=1e-6, rtol=0)
+    changed = x.clone()
+    changed[1, 0] += 5
+    same = (layer(changed) == out).flatten(2).all(2)
+    assert (~same).nonzero().tolist() == [[1, 0]]
+    assert halve_width(layer[0]).step_mode == "m"

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
@@ -13,6 +12,7 @@ from plasticity_lightning.callbacks.interventions.triggered import TriggeredInte
 from plasticity_lightning.interventions.initialise import Initialiser, fresh_layer
 from plasticity_lightning.interventions.plasticity_injection import InjectableHead
 from plasticity_lightning.runtime.clock import Unit
+from plasticity_lightning.runtime.lightning_classes import is_lightning
 
 __all__ = ["PlasticityInjection"]
 
@@ -79,7 +79,9 @@ class PlasticityInjection(TriggeredIntervention):
                 raise MisconfigurationException(f"PlasticityInjection: {name}: {error}") from error
             parent, _, child = name.rpartition(".")
             setattr(names[parent], child, InjectableHead(names[name]))
-        if isinstance(trainer.strategy, DDPStrategy) and not trainer.strategy._ddp_kwargs.get("find_unused_parameters"):
+        if is_lightning(trainer.strategy, "DDPStrategy") and not trainer.strategy._ddp_kwargs.get(
+            "find_unused_parameters"
+        ):
             raise MisconfigurationException(
                 "PlasticityInjection leaves parameters unused before the injection: use "
                 "strategy=ddp_find_unused_parameters_true"

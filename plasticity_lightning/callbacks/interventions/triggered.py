@@ -13,8 +13,6 @@ from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
@@ -23,6 +21,7 @@ from torch.optim import Optimizer
 from plasticity_lightning.interventions.initialise import derive_seed
 from plasticity_lightning.interventions.optimizer_state import unwrapped
 from plasticity_lightning.runtime.clock import Unit
+from plasticity_lightning.runtime.lightning_classes import is_lightning, keeps_parameters_whole
 from plasticity_lightning.runtime.trigger import Trigger
 from plasticity_lightning.runtime.updates import begins_anew, optimizers_that_step
 from plasticity_lightning.runtime.weight_gate import changing_weights
@@ -150,7 +149,7 @@ def report(trainer: Trainer, pl_module: LightningModule, name: str, why: str, do
     for logger in trainer.loggers:
         # not through self.log: between two logging steps it would drop the event
         logger.log_metrics(values, step=step)
-        if isinstance(logger, TensorBoardLogger) and trainer.is_global_zero:
+        if is_lightning(logger, "TensorBoardLogger") and trainer.is_global_zero:
             logger.experiment.add_text(f"intervention/{name}", text, step)
 
 
@@ -174,7 +173,7 @@ def broadcast(trainer: Trainer, tensors: Iterable[Tensor]) -> None:
 
 def refuse_sharded(trainer: Trainer, name: str) -> None:
     """Raise MisconfigurationException if the strategy splits parameters over processes."""
-    if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+    if not keeps_parameters_whole(trainer):
         raise MisconfigurationException(
             f"{name} edits whole parameters in place and cannot work with {type(trainer.strategy).__name__}, which splits "
             "them: use a single device or ddp"

@@ -22,7 +22,7 @@ from plasticity_lightning.callbacks.interventions.triggered import (
     optimizers_of,
     trained_parameters,
 )
-from plasticity_lightning.interventions.initialise import Initialiser, not_redrawable
+from plasticity_lightning.interventions.initialise import Initialiser, initialiser_of, not_redrawable
 from plasticity_lightning.interventions.optimizer_state import Moments, forget_moments
 from plasticity_lightning.interventions.unit_graph import UnitGraph, UnitLayer, UnitTracer, in_dim
 from plasticity_lightning.interventions.unit_surgery import (
@@ -123,7 +123,8 @@ class UnitWatch:
             if traced.cut or not self._chosen(name, sources):
                 continue
             layer = self._explicit(name, traced, modules) if name in self.layers else traced
-            why = _why_not(layer, [modules[source] for source in sources], trained, self.init)
+            inits = [initialiser_of(pl_module, source, self.init) for source in sources]
+            why = _why_not(layer, [modules[source] for source in sources], trained, inits)
             if why:
                 left[name] = why
             else:
@@ -165,7 +166,7 @@ class UnitWatch:
         return replace(traced, consumers=consumers, opaque="")
 
 
-def _why_not(layer: UnitLayer, sources: list[nn.Module], trained: set[int], init: Initialiser | None) -> str:
+def _why_not(layer: UnitLayer, sources: list[nn.Module], trained: set[int], inits: list[Initialiser | None]) -> str:
     """Why the units of a traced layer must stay, or an empty string."""
     if layer.opaque:
         return layer.opaque
@@ -175,7 +176,8 @@ def _why_not(layer: UnitLayer, sources: list[nn.Module], trained: set[int], init
         return "no layer reads it"
     if any(id(source.weight) not in trained for source in sources):
         return "its weights are frozen or in no optimiser"
-    return next((why for source in sources if (why := not_redrawable(source, init))), "")
+    redrawn = (not_redrawable(source, init) for source, init in zip(sources, inits, strict=True))
+    return next((why for why in redrawn if why), "")
 
 
 def _unseen(module: nn.Module) -> str:
@@ -221,7 +223,7 @@ def replace_units(
     for name, mask in units.items():
         norms = {norm: modules[norm] for norm in graph[name].norms}
         for part, own, dim in incoming_parts(name, graph[name], modules, mask):
-            touched += recycle_incoming(modules[part], own, seeds[name], init, dim)
+            touched += recycle_incoming(modules[part], own, seeds[name], initialiser_of(pl_module, part, init), dim)
         touched += renew_norms(norms, mask, seeds[name])
     for name, mask in units.items():
         consumers = {consumer: modules[consumer] for consumer in graph[name].consumers}

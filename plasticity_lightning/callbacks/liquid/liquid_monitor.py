@@ -12,12 +12,12 @@ from typing import Any, cast
 import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from plasticity_lightning.measures.spiking import branching_factor, silent, synchrony
 from plasticity_lightning.protocols import HasLiquid
+from plasticity_lightning.runtime.lightning_classes import is_lightning
 from plasticity_lightning.spiking.liquid.contract import LiquidActivity
 from plasticity_lightning.spiking.liquid.item_batches import spaced_items
 from plasticity_lightning.spiking.liquid.topology import Liquid
@@ -81,7 +81,7 @@ class LiquidMonitor(Callback):
             for name, value in values.items():
                 pl_module.log(f"liquid/{name}", value, rank_zero_only=True, batch_size=1)
             for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
+                if is_lightning(logger, "TensorBoardLogger"):
                     _draw(logger.experiment, pl_module, activity, trainer.fit_loop.total_batch_idx)
 
     def state_dict(self) -> dict[str, Any]:

@@ -8,13 +8,13 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from plasticity_lightning.callbacks.monitoring.activations import LayerValues
 from plasticity_lightning.callbacks.monitoring.layers import layers_of_groups
 from plasticity_lightning.measures.aggregate import NETWORK, combine, tag
 from plasticity_lightning.measures.registry import MEASURES
+from plasticity_lightning.runtime.lightning_classes import is_lightning
 
 __all__ = ["History", "add_chart_layout", "add_heat_map", "add_histograms", "tagged"]
 
@@ -140,5 +140,5 @@ def add_heat_map(trainer: pl.Trainer, history: History, measure: str, step: int)
 def _experiments(trainer: pl.Trainer) -> Iterator[Any]:
     if trainer.is_global_zero:
         for logger in trainer.loggers:
-            if isinstance(logger, TensorBoardLogger):
+            if is_lightning(logger, "TensorBoardLogger"):
                 yield logger.experiment

@@ -13,7 +13,6 @@ from contextlib import ExitStack
 from typing import Any, Literal
 
 import lightning.pytorch as pl
-from lightning.pytorch.strategies import DDPStrategy, SingleDeviceStrategy
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim import Optimizer
@@ -23,6 +22,7 @@ from plasticity_lightning.callbacks.sparse_training.mask_keeper import MaskKeepe
 from plasticity_lightning.callbacks.sparse_training.report import Report
 from plasticity_lightning.callbacks.sparse_training.scoring import hessian_gradients
 from plasticity_lightning.callbacks.sparse_training.sync import assert_equal_on_all_ranks, mask_averages
+from plasticity_lightning.runtime.lightning_classes import keeps_parameters_whole
 from plasticity_lightning.runtime.weight_gate import changing_weights
 from plasticity_lightning.schedules import ScheduleName
 from plasticity_lightning.sparsity.allocation import AllocationName
@@ -203,7 +203,7 @@ class PruneRegrowScheduler(MaskKeeper):
         """Refuse what cannot work, before anything runs."""
         if stage != "fit":
             return
-        if not isinstance(trainer.strategy, SingleDeviceStrategy | DDPStrategy):
+        if not keeps_parameters_whole(trainer):
             raise MisconfigurationException(
                 f"PruneRegrowScheduler needs whole parameters on every rank; {type(trainer.strategy).__name__} is not "
                 "known to keep them whole (FSDP, DeepSpeed and tensor parallelism shard them). Use one device or ddp"

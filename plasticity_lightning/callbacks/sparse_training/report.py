@@ -7,12 +7,12 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.loggers import TensorBoardLogger
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
 
 from plasticity_lightning.runtime.clock import logging_due
+from plasticity_lightning.runtime.lightning_classes import is_lightning
 from plasticity_lightning.sparsity.masks import dead_outputs, exploration_rate, overlap
 from plasticity_lightning.sparsity.sparse_parameters import SparseParameters
 from plasticity_lightning.sparsity.update import MaskUpdate
@@ -105,7 +105,7 @@ class Report:
         masks = {name: mask for group in groups for name, mask in group.masks.items()}
         if self.layers and trainer.is_global_zero:
             for logger in trainer.loggers:
-                if isinstance(logger, TensorBoardLogger):
+                if is_lightning(logger, "TensorBoardLogger"):
                     self._draw(logger.experiment, masks, trainer.fit_loop.total_batch_idx)
         self._previous, self._counts, self._news = masks, {}, False
 
