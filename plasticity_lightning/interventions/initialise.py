@@ -122,7 +122,7 @@ def initialiser_of(root: nn.Module, name: str, init: Initialiser | None = None) 
     for end in range(len(parts), -1, -1):
         method = getattr(root.get_submodule(".".join(parts[:end])), "_init_weights", None)
         if callable(method) and _takes_one(method):
-            return method  # type: ignore[no-any-return]
+            return method
     return None
 
 

@@ -155,7 +155,7 @@ class UnitTracer(TorchFunctionMode):
         if weight is not None and weight.ndim >= 2:
             self._layers.setdefault(id(weight), (name, module))
         elif "weight" in getattr(module, "parametrizations", {}):
-            for source in module.parametrizations.weight.parameters():  # type: ignore[union-attr, operator]
+            for source in module.parametrizations.weight.parameters():  # type: ignore[union-attr]
                 if source.ndim >= 2:
                     self._layers.setdefault(id(source), (name, module))
 

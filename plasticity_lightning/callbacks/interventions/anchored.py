@@ -10,6 +10,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 
 from plasticity_lightning.callbacks.interventions.triggered import refuse_sharded, trained_parameters
+from plasticity_lightning.protocols import CoverageRow
+from plasticity_lightning.runtime.coverage import announce_coverage
 
 __all__ = ["Anchored"]
 
@@ -38,6 +40,8 @@ class Anchored(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse strategies that split parameters, and patterns without a match."""
         refuse_sharded(trainer, type(self).__name__)
+        if stage == "fit":
+            announce_coverage(trainer)
         names = [name for name, p in pl_module.named_parameters() if p.requires_grad]
         if stage == "fit" and not any(fnmatchcase(name, pattern) for name in names for pattern in self.patterns):
             raise MisconfigurationException(
@@ -61,6 +65,15 @@ class Anchored(Callback):
             )
         self.anchors = {name: self.anchors[name].to(p.device) for name, p in chosen.items()}
         self._names = {id(p): name for name, p in chosen.items()}
+
+    def coverage(self, trainer: Trainer, pl_module: LightningModule) -> list[CoverageRow]:
+        """See `protocols.HasCoverage`."""
+        owner, trained = type(self).__name__, trained_parameters(trainer, pl_module)
+        rows = [CoverageRow(owner, name, "pulled back", "") for name in self.anchors]
+        chosen = (n for n, _ in pl_module.named_parameters() if any(fnmatchcase(n, p) for p in self.patterns))
+        return rows + [
+            CoverageRow(owner, n, "left out", "frozen or in no optimiser") for n in chosen if n not in trained
+        ]
 
     def pairs(self, parameters: list[nn.Parameter]) -> tuple[list[Tensor], list[Tensor]]:
         """Those of `parameters` that were chosen, and their W_0."""

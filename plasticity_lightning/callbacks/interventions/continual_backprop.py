@@ -13,7 +13,9 @@ from plasticity_lightning.interventions.continual_backprop import UnitUtility
 from plasticity_lightning.interventions.initialise import Initialiser, derive_seed
 from plasticity_lightning.interventions.optimizer_state import Moments, check_moments
 from plasticity_lightning.interventions.unit_surgery import ActivitySums, outgoing_magnitude
+from plasticity_lightning.protocols import CoverageRow
 from plasticity_lightning.runtime.clock import logging_due
+from plasticity_lightning.runtime.coverage import announce_coverage
 from plasticity_lightning.runtime.weight_gate import changing_weights
 
 __all__ = ["ContinualBackprop"]
@@ -85,6 +87,7 @@ class ContinualBackprop(Callback):
         refuse_sharded(trainer, type(self).__name__)
         if stage == "fit":
             self._watch.check(pl_module)
+            announce_coverage(trainer)
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Watch the batch."""
@@ -134,6 +137,10 @@ class ContinualBackprop(Callback):
             seeds = {name: derive_seed(self.seed, self.replaced, name) for name in units}
             with changing_weights(pl_module):
                 replace_units(trainer, pl_module, graph, units, seeds, self.moments, self.init, lost)
+
+    def coverage(self, trainer: Trainer, pl_module: LightningModule) -> list[CoverageRow]:
+        """See `protocols.HasCoverage`."""
+        return [CoverageRow("ContinualBackprop", *row) for row in self._watch.covers(trainer, pl_module)]
 
     def state_dict(self) -> dict[str, Any]:
         """Utilities, ages, and the layers seen."""

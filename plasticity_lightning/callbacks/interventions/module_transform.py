@@ -12,6 +12,8 @@ from torch.nn.utils import parametrizations, parametrize
 
 from plasticity_lightning.interventions.module_transform import CReLU, LayerNormed, insert_crelu
 from plasticity_lightning.measures.isolation import undisturbed
+from plasticity_lightning.protocols import CoverageRow
+from plasticity_lightning.runtime.coverage import announce_coverage
 
 __all__ = ["ModuleTransform"]
 
@@ -45,9 +47,12 @@ class ModuleTransform(Callback):
         self.kind: Kind = kind
         self.patterns = [modules] if isinstance(modules, str) else list(modules)
         self.seed = seed
+        self._transformed: dict[str, None] = {}  # in order, each once
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Transform what has not been transformed in an earlier stage."""
+        if stage == "fit":
+            announce_coverage(trainer)
         for pattern in self.patterns:
             names = [name for name, module in pl_module.named_modules() if self._applies(module)]
             chosen = [name for name in names if fnmatchcase(name, pattern)]
@@ -57,6 +62,11 @@ class ModuleTransform(Callback):
                 )
             for name in chosen:
                 self._transform(pl_module, name)
+                self._transformed.setdefault(name)
+
+    def coverage(self, trainer: Trainer, pl_module: LightningModule) -> list[CoverageRow]:
+        """See `protocols.HasCoverage`."""
+        return [CoverageRow("ModuleTransform", name, self.kind, "") for name in self._transformed]
 
     def _applies(self, module: nn.Module) -> bool:
         if self.kind == "crelu":

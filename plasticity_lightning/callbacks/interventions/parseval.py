@@ -13,7 +13,9 @@ from torch.optim import Optimizer
 
 from plasticity_lightning.callbacks.interventions.triggered import refuse_sharded
 from plasticity_lightning.interventions.parseval import add_parseval_gradient, parseval_penalty
+from plasticity_lightning.protocols import CoverageRow
 from plasticity_lightning.runtime.clock import logging_due
+from plasticity_lightning.runtime.coverage import announce_coverage
 
 __all__ = ["Parseval"]
 
@@ -51,6 +53,7 @@ class Parseval(Callback):
         refuse_sharded(trainer, type(self).__name__)
         if stage != "fit":
             return
+        announce_coverage(trainer)
         matrices: dict[str, nn.Parameter] = {}
         for name, module in pl_module.named_modules():
             weight = getattr(module, "weight", None)
@@ -64,6 +67,14 @@ class Parseval(Callback):
                     f"Parseval: modules={pattern!r} matches no layer with a trainable weight matrix; there are {list(matrices)}"
                 )
             self._weights |= found
+
+    def coverage(self, trainer: Trainer, pl_module: LightningModule) -> list[CoverageRow]:
+        """See `protocols.HasCoverage`."""
+        return [
+            CoverageRow("Parseval", name, "penalised", "")
+            for name, p in pl_module.named_parameters()
+            if id(p) in self._weights
+        ]
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Add the gradient of the penalty for the weights of this optimiser."""

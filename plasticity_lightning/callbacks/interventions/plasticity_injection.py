@@ -97,6 +97,10 @@ class PlasticityInjection(TriggeredIntervention):
         new = sum(p.numel() for head in heads for p in head.learner.parameters() if p.requires_grad)
         return {"heads": len(heads), "parameters": new}
 
+    def covers(self, trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str, str]]:
+        """The heads."""
+        return [(name, "gets a new head", "") for name in self.modules]
+
     def _heads(self, pl_module: LightningModule) -> list[InjectableHead]:
         found: list[nn.Module] = [pl_module.get_submodule(name) for name in self.modules]
         return [head for head in found if isinstance(head, InjectableHead)]

@@ -89,8 +89,10 @@ class ReDo(TriggeredIntervention):
         return self._activity is not None
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Watch the batch if an event is due."""
-        if self._why is not None:
+        """Watch the batch if an event is due, and the first of a run to know the layers."""
+        if self._watch.peeks(pl_module):
+            self._watch.start(pl_module, _ignore)
+        elif self._why is not None:
             self._activity = self._activity or ActivitySums()
             self._watch.start(pl_module, self._activity.update)
 
@@ -117,6 +119,10 @@ class ReDo(TriggeredIntervention):
         replaced = float(sum(mask.sum() for mask in units.values()))
         return {"units": replaced, "fraction": replaced / max(sum(mask.numel() for mask in units.values()), 1)}
 
+    def covers(self, trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str, str]]:
+        """The layers whose units may be replaced, and the others with the reason."""
+        return self._watch.covers(trainer, pl_module)
+
     def state_dict(self) -> dict[str, Any]:
         """Trigger, events, and the layers seen."""
         return {**super().state_dict(), "graph": self._watch.state_dict()}
@@ -133,3 +139,7 @@ class ReDo(TriggeredIntervention):
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Watch no more: Lightning calls no teardown after an exception."""
         self._watch.stop()
+
+
+def _ignore(layer: str, activation: torch.Tensor) -> None:
+    """The first batch is watched for its layers only."""

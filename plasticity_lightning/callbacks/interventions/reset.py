@@ -86,6 +86,10 @@ class Reset(TriggeredIntervention):
                 forget_moments(optimizers_of(trainer), parameter)
         return {"parameters": sum(p.numel() for p in parameters)}
 
+    def covers(self, trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str, str]]:
+        """The layers that will be drawn anew."""
+        return [(name, "drawn anew", "") for name in self._layers(pl_module)]
+
     def _layers(self, pl_module: LightningModule) -> dict[str, nn.Module]:
         try:
             return select_layers(pl_module, self.modules, self.init, self.last)

@@ -74,6 +74,7 @@ class ShrinkAndPerturb(TriggeredIntervention):
         self.alpha, self.noise_std, self.modules, self.heads = alpha, noise_std, modules, heads or []
         self.moments, self.init = moments, init
         self._key |= {"modules": modules, "heads": self.heads}
+        self._left_out: dict[str, str] = {}
         self._told = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -103,15 +104,24 @@ class ShrinkAndPerturb(TriggeredIntervention):
                 forget_moments(optimizers_of(trainer), parameter)
         return {"parameters": shrunk, "reset": sum(p.numel() for p in parameters) - shrunk}
 
+    def covers(self, trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str, str]]:
+        """The layers that are shrunk, those that are reset, and what cannot be drawn anew."""
+        body, heads = self._layers(pl_module)
+        return [
+            *((name, "shrunk", "") for name in body),
+            *((name, "drawn anew", "") for name in heads),
+            *((name, "left out", why) for name, why in self._left_out.items()),
+        ]
+
     def _layers(self, pl_module: LightningModule) -> tuple[dict[str, nn.Module], dict[str, nn.Module]]:
         try:
             heads = select_layers(pl_module, self.heads, self.init) if self.heads else {}
-            left_out: dict[str, str] = {}
-            body = select_layers(pl_module, self.modules, self.init, left_out=left_out)
+            self._left_out.clear()
+            body = select_layers(pl_module, self.modules, self.init, left_out=self._left_out)
         except ValueError as error:
             raise MisconfigurationException(f"{type(self).__name__}: {error}") from error
-        if left_out and not self._told:
+        if self._left_out and not self._told:
             self._told = True
-            listed = "; ".join(f"{name} ({why})" for name, why in left_out.items())
+            listed = "; ".join(f"{name} ({why})" for name, why in self._left_out.items())
             rank_zero_warn(f"ShrinkAndPerturb leaves what cannot be drawn anew as it is: {listed}")
         return {name: layer for name, layer in body.items() if name not in heads}, heads

@@ -1,6 +1,6 @@
 """What every triggered intervention shares: when it acts, its seeds, its records, resume and several processes.
 
-A subclass says in `act` what is done. It is called between two optimiser steps, never in the middle of an accumulation
+A subclass says in `act` what is done and in `covers` to what. It is called between two optimiser steps, never in the middle of an accumulation
 of gradients, behind the gate of weights (`runtime.weight_gate`), so that masks hold in the end. Random numbers come
 from (seed, number of the event, name), so that a resumed run continues bitwise and all ranks draw the same; what was
 drawn is broadcast from rank 0 all the same.
@@ -20,7 +20,9 @@ from torch.optim import Optimizer
 
 from plasticity_lightning.interventions.initialise import derive_seed
 from plasticity_lightning.interventions.optimizer_state import unwrapped
+from plasticity_lightning.protocols import CoverageRow
 from plasticity_lightning.runtime.clock import Unit
+from plasticity_lightning.runtime.coverage import announce_coverage
 from plasticity_lightning.runtime.lightning_classes import is_lightning, keeps_parameters_whole
 from plasticity_lightning.runtime.trigger import Trigger
 from plasticity_lightning.runtime.updates import begins_anew, optimizers_that_step
@@ -85,9 +87,19 @@ class TriggeredIntervention(Callback):
         """The seed of the present event for the layer `name`."""
         return derive_seed(self.seed, self.events, name)
 
+    def covers(self, trainer: Trainer, pl_module: LightningModule) -> Iterable[tuple[str, str, str]]:
+        """(name, what, reason) of each part that `act` changes or leaves out, for the table of coverage."""
+        return [("the module", "changed", "")]
+
+    def coverage(self, trainer: Trainer, pl_module: LightningModule) -> list[CoverageRow]:
+        """See `protocols.HasCoverage`."""
+        return [CoverageRow(type(self).__name__, *row) for row in self.covers(trainer, pl_module)]
+
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuse strategies that split parameters."""
         refuse_sharded(trainer, type(self).__name__)
+        if stage == "fit":
+            announce_coverage(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the trigger; a callback that served an earlier fit begins anew."""

@@ -59,6 +59,7 @@ class UnitWatch:
         self.patterns, self.layers, self.owner, self.init = list(patterns), dict(layers or {}), owner, init
         self.graph: UnitGraph = {}
         self._told: set[str] = set()
+        self._looked = False
         self._tracer: UnitTracer | None = None
         self._eager: EagerExecution | None = None
 
@@ -68,7 +69,8 @@ class UnitWatch:
         return self._tracer is not None
 
     def check(self, pl_module: LightningModule) -> None:
-        """Raise MisconfigurationException for names in `layers` that are no layers, or patterns without a match."""
+        """Before a run: raise MisconfigurationException for names in `layers` that are no layers, or patterns without a match."""
+        self._looked = False
         names = dict(pl_module.named_modules())
         for name in {*self.layers, *(c for consumers in self.layers.values() for c in consumers)}:
             if not hasattr(names.get(name), "weight"):
@@ -137,6 +139,22 @@ class UnitWatch:
                 left[name] = why
         return found, left
 
+    def peeks(self, pl_module: LightningModule) -> bool:
+        """Whether the next batch should be watched only to know the layers: the first of a run, if no code is compiled."""
+        # compiled code would run eagerly in that batch, with slightly other results
+        if self.graph or self._looked or any(_compiled(module) for module in pl_module.modules()):
+            return False
+        self._looked = True
+        return True
+
+    def covers(self, trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str, str]]:
+        """(name, what, reason) of the chosen layers, for the table of coverage."""
+        if not self.graph and not self._looked:
+            return [(" ".join(self.patterns), "not known yet", "compiled code is looked at when an event is due")]
+        found, left = self.reasons(trainer, pl_module)
+        rows = [(name, "replaceable", "") for name in found] + [(name, "left out", why) for name, why in left.items()]
+        return rows or [(" ".join(self.patterns), "left out", "no layer with a matrix")]
+
     def _chosen(self, name: str, sources: list[str]) -> bool:
         if self.layers:
             return name in self.layers
@@ -164,6 +182,10 @@ class UnitWatch:
                 )
             consumers[consumer] = inputs // traced.units
         return replace(traced, consumers=consumers, opaque="")
+
+
+def _compiled(module: nn.Module) -> bool:
+    return module._compiled_call_impl is not None or isinstance(module, torch._dynamo.OptimizedModule)
 
 
 def _why_not(layer: UnitLayer, sources: list[nn.Module], trained: set[int], inits: list[Initialiser | None]) -> str:

@@ -258,3 +258,13 @@ def test_callbacks_work_in_the_trainer_of_pytorch_lightning():
         trainer.fit(Stranger(), DataLoader(torch.rand(32, 4), batch_size=8))
     assert trainer.callback_metrics["intervention/redo/units"] == 8
     assert "plasticity/fau/network" in trainer.callback_metrics
+
+
+def test_coverage_names_what_each_intervention_acts_on_and_what_it_leaves_out(capsys):
+    callbacks = [ReDo(every=100), Reset(last=1, every=100), L2Init(1e-3, parameters="network.down.*")]
+    fit(Learner(SwiGLU(fused=False)), callbacks, steps=1)
+    table = " ".join(capsys.readouterr().out.split())
+    assert "replaceable" in table
+    assert "network.gate" in table  # the name is folded in a narrow terminal
+    assert "drawn anew" in table
+    assert "pulled back" in table
