@@ -39,9 +39,12 @@ def izhikevich_step(
     b: Tensor | float,
     c: Tensor | float,
     d: Tensor | float,
+    dt: float = 1.0,
+    substeps: int = 2,
+    clamp: bool = True,
     spike_function: Callable[[Tensor], Tensor] | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """One 1 ms step of the form of 2003.
+    """One step of dt ms of the form of 2003.
 
     Args:
         v: membrane potential in mV, [..., N].
@@ -51,15 +54,23 @@ def izhikevich_step(
         b: see a.
         c: see a.
         d: see a.
+        dt: time step in ms, positive.
+        substeps: Euler steps of v within dt, at least 1.
+        clamp: hold v at 30 once it is reached. Gradients pass as if it were not there: at the cut-off the surrogate's derivative is largest.
         spike_function: 0/1 of v - 30, e.g. a surrogate function; a plain step by default.
 
     Returns:
-        (spikes in v's dtype, v, u) after the step.
+        (spikes in v's dtype, v, u) after the step. Neither the reset of v nor the jump of u passes gradients to the spike: through the
+        jump they would grow about tenfold with every spike.
     """
-    first = (v + 0.5 * (0.04 * v * v + 5.0 * v + 140.0 - u + x)).clamp(max=V_PEAK)
-    second = (first + 0.5 * (0.04 * first * first + 5.0 * first + 140.0 - u + x)).clamp(max=V_PEAK)
-    v = torch.where(first >= V_PEAK, first, second)
-    u = u + a * (b * v - u)
+    h = dt / substeps
+    for k in range(substeps):
+        after = v + h * (0.04 * v * v + 5.0 * v + 140.0 - u + x)
+        if clamp:
+            after = _HeldBelow.apply(after, V_PEAK)
+            after = torch.where(v >= V_PEAK, v, after) if k else after
+        v = after
+    u = u + dt * a * (b * v - u)
     return _fire(v, u, V_PEAK, c, d, spike_function)
 
 
@@ -114,9 +125,22 @@ def _fire(
     d: Tensor | float,
     spike_function: Callable[[Tensor], Tensor] | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    spikes = (v >= v_peak).to(v.dtype) if spike_function is None else spike_function(v - v_peak)
-    fired = v >= v_peak
+    above = v - v_peak
+    spikes = (above >= 0).to(v.dtype) if spike_function is None else spike_function(above)
+    fired = above >= 0
     return spikes, torch.where(fired, v_reset, v), torch.where(fired, u + d, u)
+
+
+class _HeldBelow(torch.autograd.Function):
+    """min(v, peak), with the gradient of the identity."""
+
+    @staticmethod
+    def forward(ctx: Any, v: Tensor, peak: float) -> Tensor:
+        return v.clamp(max=peak)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        return gradient, None
 
 
 class _Cells:

@@ -12,8 +12,11 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from spikingjelly.activation_based import base, surrogate
+from spikingjelly.activation_based import surrogate
 from torch import Tensor
+
+from plasticity_lightning.spiking.backends import Backend, BackendNode
+from plasticity_lightning.spiking.fused import fused_lif
 
 __all__ = ["RefractoryLIFNode", "lif_step"]
 
@@ -51,7 +54,7 @@ def lif_step(
     return spikes, torch.where(fired, v_reset, v), torch.where(fired, refractory, rest - 1)
 
 
-class RefractoryLIFNode(base.MemoryModule):
+class RefractoryLIFNode(BackendNode):
     """SpikingJelly node of `lif_step`, with states `v` and `rest`.
 
     Args:
@@ -61,6 +64,7 @@ class RefractoryLIFNode(base.MemoryModule):
         refractory: steps without a spike after each one, at least 0.
         surrogate_function: derivative of the spike in the backward pass; SpikingJelly's sigmoid by default.
         step_mode: "s" for one step, input [B, *]; "m" for a sequence, input [T, B, *].
+        backend: "torch" or "triton".
 
     Raises:
         ValueError: if an argument is outside its range.
@@ -74,6 +78,7 @@ class RefractoryLIFNode(base.MemoryModule):
         refractory: int = 2,
         surrogate_function: Callable[[Tensor], Tensor] | None = None,
         step_mode: str = "s",
+        backend: Backend = "torch",
     ) -> None:
         super().__init__()
         if tau < 1:
@@ -85,6 +90,7 @@ class RefractoryLIFNode(base.MemoryModule):
         self.tau, self.v_threshold, self.v_reset, self.refractory = tau, v_threshold, v_reset, refractory
         self.surrogate_function = surrogate_function or surrogate.Sigmoid()
         self.step_mode = step_mode
+        self.backend = backend
         self.register_memory("v", 0.0)
         self.register_memory("rest", 0)
 
@@ -100,6 +106,9 @@ class RefractoryLIFNode(base.MemoryModule):
 
     def single_step_functional_forward(self, inputs: tuple, states: tuple, **kwargs: object) -> tuple[tuple, tuple]:
         """Spikes [B, *] from an input current [B, *]."""
+        if self.backend == "triton":
+            (spikes,), states = self.multi_step_functional_forward((inputs[0][None],), states)
+            return (spikes[0],), states
         spikes, v, rest = lif_step(
             states[0],
             states[1],
@@ -112,6 +121,24 @@ class RefractoryLIFNode(base.MemoryModule):
         )
         return (spikes,), (v, rest)
 
+    def multi_step_functional_forward(self, inputs: tuple, states: tuple, **kwargs: object) -> tuple[tuple, tuple]:
+        """Spikes [T, B, *] from input currents [T, B, *]."""
+        if self.backend == "torch":
+            return super().multi_step_functional_forward(inputs, states, **kwargs)
+        self.check_fused(inputs[0])
+        spikes, v, rest = fused_lif(
+            inputs[0],
+            states[0],
+            states[1],
+            self.tau,
+            self.v_threshold,
+            self.v_reset,
+            self.refractory,
+            self.surrogate_function,
+        )
+        return (spikes,), (v, rest)
+
     def extra_repr(self) -> str:
         """The parameters, as SpikingJelly's nodes show them."""
-        return f"tau={self.tau}, v_threshold={self.v_threshold}, v_reset={self.v_reset}, refractory={self.refractory}, step_mode={self.step_mode}"
+        neuron = f"tau={self.tau}, v_threshold={self.v_threshold}, v_reset={self.v_reset}, refractory={self.refractory}"
+        return f"{neuron}, step_mode={self.step_mode}, backend={self.backend}"
