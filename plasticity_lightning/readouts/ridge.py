@@ -16,7 +16,20 @@ from torch import Tensor
 
 from plasticity_lightning.readouts.solver import ReadoutSolver, accuracy
 
-__all__ = ["RidgeReadout"]
+__all__ = ["RidgeReadout", "solve_ridge"]
+
+
+def solve_ridge(moment: Tensor, cross: Tensor, penalty: float) -> Tensor:
+    """V [..., N, K] of (moment + penalty I) V = cross.
+
+    Args:
+        moment: [..., N, N], symmetric, no eigenvalue below 0.
+        cross: [..., N, K].
+        penalty: positive.
+    """
+    system = moment.clone()
+    system.diagonal(dim1=-2, dim2=-1).add_(penalty)
+    return torch.cholesky_solve(cross, torch.linalg.cholesky(system))
 
 
 class RidgeReadout(ReadoutSolver):
@@ -77,9 +90,7 @@ class RidgeReadout(ReadoutSolver):
 
     def _advance(self) -> tuple[float, float]:
         penalty = self.lambdas[self.n_steps]
-        system = self._moment.clone()
-        system.diagonal().add_(penalty)
-        v = torch.cholesky_solve(self._cross, torch.linalg.cholesky(system))  # [N, K]
+        v = solve_ridge(self._moment, self._cross, penalty)  # [N, K]
         # mean ||Y - Z V||^2 + lambda ||V||^2 at its minimum is mean ||Y||^2 - <V, Z^T Y / M>.
         loss = self._target_variance - float((v * self._cross).sum())
         weight = (v * self._inverse_deviation[:, None]).T

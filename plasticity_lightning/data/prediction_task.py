@@ -1,0 +1,405 @@
+"""Trials in which a cue announces what comes next, when, and with what probability; each of the three is set on its own.
+
+A trial is a baseline, a cue, an outcome at a latency that the cue tells (or none), the rest of the window, and an interval before the next one. Phases
+change latencies or probabilities. Trial k of a lane is a function of (seed, lane, k) alone: nothing is stored, a protocol may have any length, and a
+run resumes at any trial. Lanes are independent repetitions with seeds of their own; a batch is one trial of every lane.
+
+Source: an independent task with the controls that Yamada & Chao (arXiv 2510.14382) name; see docs/papers/prediction_object.md.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from plasticity_lightning.data.errors import DataArgumentError
+from plasticity_lightning.data.tasks.task_stream import named_generator
+from plasticity_lightning.runtime.loaders import ResumableDataLoader, SeededSampler
+
+__all__ = ["Cue", "Phase", "PredictionTaskDataModule", "lanes_of_rank"]
+
+
+@dataclass(frozen=True)
+class Cue:
+    """What a cue announces during a phase.
+
+    Args:
+        latencies_ms: possible onsets of the outcome after cue onset, each positive and within the window.
+        outcomes: probability of each outcome, given that one comes; they sum to 1.
+        latency_weights: probability of each latency; None weighs them alike.
+        event: probability that an outcome comes at all, in [0, 1].
+        channels: stimulus channels that are on together; None is the cue's own. Two channels are a compound of two cues.
+        learned: False makes every trial of the cue a probe.
+
+    Raises:
+        DataArgumentError: if a value is out of range.
+    """
+
+    latencies_ms: list[float]
+    outcomes: list[float]
+    latency_weights: list[float] | None = None
+    event: float = 1.0
+    channels: list[int] | None = None
+    learned: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.latencies_ms or not all(latency > 0 for latency in self.latencies_ms):
+            raise DataArgumentError(f"latencies_ms={self.latencies_ms}: must be one or more positive times.")
+        if len(set(self.latencies_ms)) < len(self.latencies_ms):
+            raise DataArgumentError(f"latencies_ms={self.latencies_ms}: must not hold a time twice.")
+        for name, weights in (("outcomes", self.outcomes), ("latency_weights", self.latency_weights)):
+            if weights is not None and (min(weights, default=-1) < 0 or abs(sum(weights) - 1) > 1e-9):
+                raise DataArgumentError(f"{name}={weights}: must be probabilities that sum to 1.")
+        if self.latency_weights is not None and len(self.latency_weights) != len(self.latencies_ms):
+            raise DataArgumentError(
+                f"latency_weights={self.latency_weights}: must have one entry for each of latencies_ms={self.latencies_ms}."
+            )
+        if not 0 <= self.event <= 1:
+            raise DataArgumentError(f"event={self.event}: must lie in [0, 1].")
+        if self.channels is not None and (not self.channels or min(self.channels) < 0):
+            raise DataArgumentError(f"channels={self.channels}: must be channel numbers from 0, or null for the cue's own.")
+
+    @property
+    def weights(self) -> list[float]:
+        """Probability of each latency."""
+        n = len(self.latencies_ms)
+        return [1 / n] * n if self.latency_weights is None else self.latency_weights
+
+    def events(self) -> list[tuple[int, int, float]]:
+        """(outcome, index of its latency, probability) of all that may come, with probability above 0; the rest are omissions."""
+        return [
+            (k, m, self.event * p * q)
+            for k, p in enumerate(self.outcomes)
+            for m, q in enumerate(self.weights)
+            if self.event * p * q > 0
+        ]
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of the protocol in which the world stays as it is.
+
+    Args:
+        cues: what each cue announces; every phase has the same number of cues and outcomes.
+        blocks: mini-blocks, each of which shows every cue once, at least 1.
+
+    Raises:
+        DataArgumentError: if there is no cue or no block.
+    """
+
+    cues: list[Cue]
+    blocks: int = 70
+
+    def __post_init__(self) -> None:
+        if not self.cues:
+            raise DataArgumentError("cues=[]: a phase needs at least one cue.")
+        if self.blocks < 1:
+            raise DataArgumentError(f"blocks={self.blocks}: must be an integer of at least 1.")
+
+
+_STANDARD = (
+    Phase([Cue([300.0], [0.8, 0.2]), Cue([500.0], [0.5, 0.5]), Cue([700.0], [0.2, 0.8])]),
+    Phase([Cue([600.0], [0.8, 0.2]), Cue([500.0], [0.5, 0.5]), Cue([700.0], [0.2, 0.8])]),
+    Phase([Cue([600.0], [0.2, 0.8]), Cue([500.0], [0.5, 0.5]), Cue([700.0], [0.2, 0.8])]),
+)
+
+
+class PredictionTaskDataModule(LightningDataModule):
+    """One trial of every lane a batch.
+
+    A batch is a dict. For the trial: `trial`, `phase` (-1 in the lead-in), `lead_in`, `time_zero_ms` (cue onset after the trial's start), `window_ms`,
+    `trial_ms` (length without the interval). For each lane [L]: `lane`, `cue`, `outcome` (-1: none), `onset_ms` after cue onset (-1: none), `probe`,
+    `duration_ms` (trial and interval); `latencies_ms` [L, M] and `latency_probability` [L, M] (NaN and 0 behind the last), `outcome_probability` [L, K]
+    and `event_probability` [L] are the truth for scoring. `stimuli` float64 [E, 5] has rows (position of the lane in the batch, channel, on, off in ms
+    after the trial's start, level).
+
+    Channels are the cues, then the outcomes, then the distractors.
+
+    Args:
+        phases: the protocol; None is the standard one of three phases: latencies 300, 500, 700 ms and P(A) 0.8, 0.5, 0.2; then cue 0 moves to 600 ms;
+            then to P(A) = 0.2.
+        lanes: number of lanes, at least 1; lane l has the seed `seed + l`.
+        seed: at least 0.
+        lead_in_blocks: mini-blocks of phase 0 before the protocol, for homeostasis, without learning.
+        probe_every: every so many-th mini-block of the protocol is a probe, cue only; 0 gives none.
+        urn: outcomes of a cue come from an urn of so many trials, which holds every event in exact proportion; 0 draws independently.
+        baseline_ms: before the cue, a multiple of 5.
+        stimulus_ms: length of cue and outcome.
+        window_ms: in which outcomes come, after cue onset.
+        trial_ms: end of the trial after cue onset, a multiple of 5.
+        interval_ms: shortest and longest interval between trials; drawn uniformly in steps of 5.
+        outcome_level: level of the outcome's stimulus; 0: outcomes do not drive the reservoir.
+        latency_jitter_ms: standard deviation of the onset around its latency; held within the window.
+        level_noise: standard deviation of every stimulus's level around its own, in shares of it.
+        distractors: mean number of distractors a trial (Poisson), at random times on random channels of their own.
+        distractor_channels: how many, at least 1 if there are distractors.
+
+    Raises:
+        DataArgumentError: if an argument is out of range, or phases differ in their numbers of cues or outcomes.
+    """
+
+    def __init__(
+        self,
+        phases: list[Phase] | None = None,
+        lanes: int = 1,
+        seed: int = 0,
+        lead_in_blocks: int = 7,
+        probe_every: int = 7,
+        urn: int = 10,
+        baseline_ms: int = 100,
+        stimulus_ms: int = 50,
+        window_ms: int = 1000,
+        trial_ms: int = 1200,
+        interval_ms: tuple[int, int] = (300, 700),
+        outcome_level: float = 1.0,
+        latency_jitter_ms: float = 0.0,
+        level_noise: float = 0.0,
+        distractors: float = 0.0,
+        distractor_channels: int = 0,
+    ) -> None:
+        super().__init__()
+        self.phases = list(_STANDARD) if phases is None else list(phases)
+        least = {
+            "lanes": (lanes, 1),
+            "seed": (seed, 0),
+            "lead_in_blocks": (lead_in_blocks, 0),
+            "probe_every": (probe_every, 0),
+            "urn": (urn, 0),
+            "baseline_ms": (baseline_ms, 0),
+            "stimulus_ms": (stimulus_ms, 1),
+            "window_ms": (window_ms, 1),
+            "outcome_level": (outcome_level, 0),
+            "latency_jitter_ms": (latency_jitter_ms, 0),
+            "level_noise": (level_noise, 0),
+            "distractors": (distractors, 0),
+            "distractor_channels": (distractor_channels, int(distractors > 0)),
+        }
+        for name, (value, low) in least.items():
+            if not value >= low:
+                raise DataArgumentError(f"{name}={value}: must be at least {low}.")
+        if probe_every == 1:
+            raise DataArgumentError("probe_every=1: every block would be a probe and nothing learned; 0 gives no probes.")
+        if trial_ms < window_ms:
+            raise DataArgumentError(f"trial_ms={trial_ms}: must be at least window_ms={window_ms}.")
+        if baseline_ms % 5 or trial_ms % 5:
+            raise DataArgumentError(f"baseline_ms={baseline_ms} and trial_ms={trial_ms}: must be multiples of 5.")
+        low_ms, high_ms = interval_ms
+        if not 0 <= low_ms <= high_ms or low_ms % 5 or high_ms % 5:
+            raise DataArgumentError(f"interval_ms={interval_ms}: must be two ascending multiples of 5 from 0.")
+        self.lanes, self.seed, self.lead_in_blocks, self.probe_every, self.urn = lanes, seed, lead_in_blocks, probe_every, urn
+        self.baseline_ms, self.stimulus_ms, self.window_ms, self.trial_ms = baseline_ms, stimulus_ms, window_ms, trial_ms
+        self.interval_ms, self.outcome_level, self.latency_jitter_ms = interval_ms, outcome_level, latency_jitter_ms
+        self.level_noise, self.distractors, self.distractor_channels = level_noise, distractors, distractor_channels
+        self._check_phases()
+        self.n_cues, self.n_outcomes = len(self.phases[0].cues), len(self.phases[0].cues[0].outcomes)
+        self.n_channels = self.n_cues + self.n_outcomes + distractor_channels
+        self._check_channels()
+        self._starts = [lead_in_blocks]  # first block of each phase, then the end
+        for phase in self.phases:
+            self._starts.append(self._starts[-1] + phase.blocks)
+
+    @property
+    def n_trials(self) -> int:
+        """Trials of the whole protocol, the lead-in included: an epoch of the Trainer."""
+        return self._starts[-1] * self.n_cues
+
+    def trial(self, k: int, lanes: Sequence[int] | None = None) -> dict[str, Any]:
+        """The batch of trial k, from 0, for these lanes (all by default).
+
+        Raises:
+            DataArgumentError: if the protocol has no such trial or lane.
+        """
+        lanes = range(self.lanes) if lanes is None else lanes
+        if not 0 <= k < self.n_trials:
+            raise DataArgumentError(f"trial {k}: the protocol has trials 0 to {self.n_trials - 1}.")
+        if not lanes or min(lanes) < 0 or max(lanes) >= self.lanes:
+            raise DataArgumentError(f"lanes {list(lanes)}: must lie in 0 to {self.lanes - 1}.")
+        block, position = divmod(k, self.n_cues)
+        phase = next(i for i, end in enumerate(self._starts) if block < end) - 1
+        drawn = [self._lane_trial(lane, k, block, position, phase) for lane in lanes]
+        n_latencies = max(len(c.latencies_ms) for p in self.phases for c in p.cues)
+        return {
+            "trial": k,
+            "phase": phase,
+            "lead_in": phase < 0,
+            "time_zero_ms": self.baseline_ms,
+            "window_ms": self.window_ms,
+            "trial_ms": self.baseline_ms + self.trial_ms,
+            "lane": torch.tensor(list(lanes)),
+            **{name: torch.tensor([d[name] for d in drawn]) for name in ("cue", "outcome", "onset_ms", "probe", "duration_ms")},
+            **_truth([d["truth"] for d in drawn], n_latencies),
+            "stimuli": torch.tensor(
+                [(i, *row) for i, d in enumerate(drawn) for row in d["stimuli"]], dtype=torch.float64
+            ).reshape(-1, 5),
+        }
+
+    def truth(self) -> dict[str, Tensor]:
+        """What each cue of each phase announces: `latencies_ms`, `latency_probability` [P, C, M], `outcome_probability` [P, C, K],
+        `event_probability`, `learned` [P, C]; `blocks` [P]."""
+        n_latencies = max(len(c.latencies_ms) for p in self.phases for c in p.cues)
+        tables = [_truth(phase.cues, n_latencies) for phase in self.phases]
+        return {
+            **{name: torch.stack([table[name] for table in tables]) for name in tables[0]},
+            "learned": torch.tensor([[cue.learned for cue in phase.cues] for phase in self.phases]),
+            "blocks": torch.tensor([phase.blocks for phase in self.phases]),
+        }
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """All trials in order; every process gets its lanes of each."""
+        return ResumableDataLoader(_Trials(self), 1, sampler=_InOrder(self.n_trials), collate_fn=_unchanged)
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """One batch: `truth()`, against which a module scores what it recorded."""
+        return DataLoader([self.truth()], batch_size=None)  # type: ignore[arg-type] # a list is a map-style data set
+
+    # private
+
+    def _lane_trial(self, lane: int, k: int, block: int, position: int, phase: int) -> dict[str, Any]:
+        seed = self.seed + lane
+        order = torch.randperm(self.n_cues, generator=named_generator("cue order", seed, block))
+        number = int(order[position])
+        world = max(phase, 0)
+        cue = self.phases[world].cues[number]
+        within = block - (self._starts[phase] if phase >= 0 else 0)
+        lead_in = phase < 0
+        scheduled = not lead_in and self.probe_every > 0 and within % self.probe_every == self.probe_every - 1
+        probe = scheduled or not cue.learned
+        draws = named_generator("trial", seed, k)
+        low, high = (ms // 5 for ms in self.interval_ms)
+        interval = 5 * int(torch.randint(low, high + 1, (), generator=draws))
+        stimuli: list[tuple[float, ...]] = []
+        channels = [number] if cue.channels is None else cue.channels
+        stimuli += [self._stimulus(c, 0.0, 1.0, draws) for c in channels]
+        event = None if probe else self._event(cue, seed, phase, number, within)
+        outcome, onset = -1, -1.0
+        if event is not None:
+            outcome, onset = event[0], cue.latencies_ms[event[1]]
+            if self.latency_jitter_ms:
+                onset += self.latency_jitter_ms * float(torch.randn((), generator=draws))
+                onset = float(min(max(round(onset), 1), self.window_ms - 1))
+            if self.outcome_level:
+                stimuli.append(self._stimulus(self.n_cues + outcome, onset, self.outcome_level, draws))
+        if self.distractors:
+            n = int(torch.poisson(torch.tensor(self.distractors), generator=draws))
+            for _ in range(n):
+                channel = int(torch.randint(self.distractor_channels, (), generator=draws))
+                at = float(torch.randint(-self.baseline_ms, self.trial_ms, (), generator=draws))
+                stimuli.append(self._stimulus(self.n_cues + self.n_outcomes + channel, at, 1.0, draws))
+        return {
+            "cue": number,
+            "outcome": outcome,
+            "onset_ms": float(onset),
+            "probe": probe,
+            "duration_ms": self.baseline_ms + self.trial_ms + interval,
+            "truth": cue,
+            "stimuli": stimuli,
+        }
+
+    def _stimulus(self, channel: int, onset: float, level: float, draws: torch.Generator) -> tuple[float, ...]:
+        if self.level_noise:
+            level *= max(0.0, 1 + self.level_noise * float(torch.randn((), generator=draws)))
+        start = self.baseline_ms + round(onset)
+        return channel, start, start + self.stimulus_ms, level
+
+    def _event(self, cue: Cue, seed: int, phase: int, number: int, within: int) -> tuple[int, int] | None:
+        """(outcome, latency index) of the learning trial in the `within`-th block of a phase, None for an omission."""
+        events = cue.events()
+        drawn = within - (within // self.probe_every if self.probe_every and phase >= 0 else 0)  # blocks before it that were no probes
+        if not self.urn:
+            u = float(torch.rand((), generator=named_generator("event", seed, phase, number, drawn)))
+            for outcome, latency, probability in events:
+                u -= probability
+                if u < 0:
+                    return outcome, latency
+            return None
+        balls: list[tuple[int, int] | None] = []
+        for outcome, latency, probability in events:
+            balls += [(outcome, latency)] * round(self.urn * probability)
+        balls += [None] * (self.urn - len(balls))
+        filling = named_generator("urn", seed, phase, number, drawn // self.urn)
+        return balls[int(torch.randperm(self.urn, generator=filling)[drawn % self.urn])]
+
+    def _check_phases(self) -> None:
+        if not self.phases:
+            raise DataArgumentError("phases=[]: must hold at least one phase.")
+        cues, outcomes = len(self.phases[0].cues), len(self.phases[0].cues[0].outcomes)
+        for number, phase in enumerate(self.phases):
+            if len(phase.cues) != cues or any(len(cue.outcomes) != outcomes for cue in phase.cues):
+                raise DataArgumentError(
+                    f"phases: every phase must have {cues} cues with {outcomes} outcomes, as the first has; phase {number} differs."
+                )
+            for cue in phase.cues:
+                if max(cue.latencies_ms) >= self.window_ms:
+                    raise DataArgumentError(f"latencies_ms={cue.latencies_ms}: must be below window_ms={self.window_ms}.")
+                parts = [self.urn * probability for _, _, probability in cue.events()]
+                if self.urn and any(abs(part - round(part)) > 1e-6 for part in parts):
+                    raise DataArgumentError(
+                        f"urn={self.urn}: cannot hold the probabilities {[round(p / self.urn, 6) for p in parts]} exactly; "
+                        "give a multiple of it, or urn=0 for independent draws."
+                    )
+
+    def _check_channels(self) -> None:
+        for cue in (cue for phase in self.phases for cue in phase.cues):
+            if cue.channels is not None and max(cue.channels) >= self.n_cues:
+                raise DataArgumentError(f"channels={cue.channels}: cues have the channels 0 to {self.n_cues - 1}.")
+
+
+def lanes_of_rank(lanes: int, rank: int, world: int) -> range:
+    """The lanes of one of `world` processes: contiguous, their numbers differing by one at most.
+
+    Raises:
+        DataArgumentError: if there are fewer lanes than processes.
+    """
+    if lanes < world:
+        raise DataArgumentError(f"lanes={lanes}: must be at least the number of processes, {world}.")
+    return range(rank * lanes // world, (rank + 1) * lanes // world)
+
+
+def _truth(cues: Sequence[Cue], n_latencies: int) -> dict[str, Tensor]:
+    missing = [n_latencies - len(cue.latencies_ms) for cue in cues]
+    return {
+        "latencies_ms": torch.tensor([c.latencies_ms + [float("nan")] * m for c, m in zip(cues, missing, strict=True)]),
+        "latency_probability": torch.tensor([c.weights + [0.0] * m for c, m in zip(cues, missing, strict=True)]),
+        "outcome_probability": torch.tensor([cue.outcomes for cue in cues]),
+        "event_probability": torch.tensor([cue.event for cue in cues]),
+    }
+
+
+class _InOrder(SeededSampler):
+    """0, 1, 2, ... for every process, none of them held in memory."""
+
+    def __init__(self, length: int) -> None:
+        super().__init__(length, shuffle=False)
+
+    def __iter__(self) -> Iterator[int]:
+        start, self.start = self.start, 0
+        return iter(range(start, self.length))
+
+    def __len__(self) -> int:
+        return self.length
+
+
+class _Trials(Dataset[Any]):
+    """Draws a trial for the lanes of this process."""
+
+    def __init__(self, task: PredictionTaskDataModule) -> None:
+        self.task = task
+
+    def __len__(self) -> int:
+        return self.task.n_trials
+
+    def __getitems__(self, trials: list[int]) -> dict[str, Any]:
+        rank, world = 0, 1
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
+        return self.task.trial(trials[0], lanes_of_rank(self.task.lanes, rank, world))
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
