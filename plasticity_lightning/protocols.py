@@ -7,6 +7,8 @@ from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor, nn
 
+from plasticity_lightning.measures.prediction_record import PredictionRecord
+from plasticity_lightning.readouts.modulation import Modulation
 from plasticity_lightning.spiking.astrocyte import Astrocyte
 from plasticity_lightning.spiking.liquid.contract import LiquidActivity
 from plasticity_lightning.spiking.liquid.topology import Liquid
@@ -14,9 +16,11 @@ from plasticity_lightning.spiking.liquid.topology import Liquid
 __all__ = [
     "CoverageRow",
     "HasCoverage",
+    "HasErrorModulation",
     "HasLiquid",
     "HasModulator",
     "HasPlasticityGroups",
+    "HasPrediction",
     "HasProgress",
     "HasTasks",
 ]
@@ -33,6 +37,46 @@ class HasModulator(Protocol):
 
     modulator: Astrocyte | None
     modulation: Tensor | None
+
+
+@runtime_checkable
+class HasErrorModulation(Protocol):
+    """A module whose local rule asks, trial by trial, when errors act, which part of them and how strongly.
+
+    Attributes:
+        error_modulation: slot that `ErrorModulation` fills at `setup` and before each training batch; None means the rule's own defaults. The rule
+            calls `readouts.modulation.attention_gate` and `modulated_error` with it.
+    """
+
+    error_modulation: Modulation | None
+
+
+@runtime_checkable
+class HasPrediction(Protocol):
+    """A module with linear readouts of time and identity on a reservoir, lane by lane, for reports on them.
+
+    Attributes:
+        n_outcomes: K.
+        n_excitatory: excitatory neurons, which come first.
+        readout_weight: [L, R, N]; row 0 reads time, rows 1..K the outcomes, further rows one latency each.
+        record: what was predicted so far.
+        last_input: normalised states [l, T, N] of the last trial, of the lanes in its batch; None before the first.
+    """
+
+    n_outcomes: int
+    n_excitatory: int
+    readout_weight: Tensor
+    record: PredictionRecord
+    last_input: Tensor | None
+
+    def scores(self, truth: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scores of every lane, [L] each."""
+
+    def recorded_spikes(self, batch: Any) -> Any:
+        """A trial with every spike kept (`spikes` [l, T, N]), from the present state, which does not move."""
+
+    def remembered_tags(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Tags [L, M, N], outcomes [L, M, K], newest first, how many are filled [L]; None for a rule without tags."""
 
 
 @runtime_checkable

@@ -23,7 +23,7 @@ ALLOWED = {
     **{mechanism: set() for mechanism in MECHANISMS},
     "interventions": {"measures"},  # an intervention acts on what a measure finds
     **{part: set() for part in ANYWHERE},
-    "protocols": {"spiking"},  # HasModulator names the mechanism's type
+    "protocols": {"spiking", "readouts", "measures"},  # protocols name the mechanisms' types
 }
 FORBIDDEN = ("torchvision", "spikingjelly.datasets")
 

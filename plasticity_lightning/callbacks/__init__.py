@@ -14,12 +14,16 @@ from plasticity_lightning.callbacks.interventions import (
 from plasticity_lightning.callbacks.liquid.astrocyte_feedback import AstrocyteFeedback
 from plasticity_lightning.callbacks.liquid.liquid_monitor import LiquidMonitor
 from plasticity_lightning.callbacks.monitoring.plasticity_monitor import PlasticityMonitor
+from plasticity_lightning.callbacks.prediction.error_modulation import ErrorModulation
+from plasticity_lightning.callbacks.prediction.prediction_monitor import PredictionMonitor
+from plasticity_lightning.callbacks.prediction.subspace_monitor import SubspaceMonitor
 from plasticity_lightning.callbacks.sparse_training.one_shot_pruning import OneShotPruning
 from plasticity_lightning.callbacks.sparse_training.prune_regrow import PruneRegrowScheduler
 
 __all__ = [
     "AstrocyteFeedback",
     "ContinualBackprop",
+    "ErrorModulation",
     "L2Init",
     "LiquidMonitor",
     "ModuleTransform",
@@ -27,9 +31,11 @@ __all__ = [
     "Parseval",
     "PlasticityInjection",
     "PlasticityMonitor",
+    "PredictionMonitor",
     "PruneRegrowScheduler",
     "ReDo",
     "Reset",
     "ShrinkAndPerturb",
     "SoftReset",
+    "SubspaceMonitor",
 ]

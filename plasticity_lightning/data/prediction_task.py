@@ -1,10 +1,14 @@
-"""Trials in which a cue announces what comes next, when, and with what probability; each of the three is set on its own.
+"""Trials in which a cue announces what comes next, when, and with what probability.
 
-A trial is a baseline, a cue, an outcome at a latency that the cue tells (or none), the rest of the window, and an interval before the next one. Phases
-change latencies or probabilities. Trial k of a lane is a function of (seed, lane, k) alone: nothing is stored, a protocol may have any length, and a
-run resumes at any trial. Lanes are independent repetitions with seeds of their own; a batch is one trial of every lane.
+Each of the three is set on its own.
 
-Source: an independent task with the controls that Yamada & Chao (arXiv 2510.14382) name; see docs/papers/prediction_object.md.
+A trial is a baseline, a cue, an outcome at a latency that the cue tells (or none), the rest of the window, and an
+interval before the next one. Phases change latencies or probabilities. Trial k of a lane is a function of (seed,
+lane, k) alone: nothing is stored, a protocol may have any length, and a run resumes at any trial. Lanes are
+independent repetitions with seeds of their own; a batch is one trial of every lane.
+
+Source: an independent task with the controls that Yamada & Chao (arXiv 2510.14382) name; see
+docs/papers/prediction_object.md.
 """
 
 from __future__ import annotations
@@ -34,7 +38,8 @@ class Cue:
         outcomes: probability of each outcome, given that one comes; they sum to 1.
         latency_weights: probability of each latency; None weighs them alike.
         event: probability that an outcome comes at all, in [0, 1].
-        channels: stimulus channels that are on together; None is the cue's own. Two channels are a compound of two cues.
+        channels: stimulus channels that are on together; None is the cue's own. Two channels are a compound of two
+            cues.
         learned: False makes every trial of the cue a probe.
 
     Raises:
@@ -63,7 +68,9 @@ class Cue:
         if not 0 <= self.event <= 1:
             raise DataArgumentError(f"event={self.event}: must lie in [0, 1].")
         if self.channels is not None and (not self.channels or min(self.channels) < 0):
-            raise DataArgumentError(f"channels={self.channels}: must be channel numbers from 0, or null for the cue's own.")
+            raise DataArgumentError(
+                f"channels={self.channels}: must be channel numbers from 0, or null for the cue's own."
+            )
 
     @property
     def weights(self) -> list[float]:
@@ -72,7 +79,10 @@ class Cue:
         return [1 / n] * n if self.latency_weights is None else self.latency_weights
 
     def events(self) -> list[tuple[int, int, float]]:
-        """(outcome, index of its latency, probability) of all that may come, with probability above 0; the rest are omissions."""
+        """(outcome, index of its latency, probability) of all that may come, with probability above 0.
+
+        The rest are omissions.
+        """
         return [
             (k, m, self.event * p * q)
             for k, p in enumerate(self.outcomes)
@@ -113,22 +123,25 @@ _STANDARD = (
 class PredictionTaskDataModule(LightningDataModule):
     """One trial of every lane a batch.
 
-    A batch is a dict. For the trial: `trial`, `phase` (-1 in the lead-in), `lead_in`, `time_zero_ms` (cue onset after the trial's start), `window_ms`,
-    `trial_ms` (length without the interval). For each lane [L]: `lane`, `cue`, `outcome` (-1: none), `onset_ms` after cue onset (-1: none), `probe`,
-    `duration_ms` (trial and interval); `latencies_ms` [L, M] and `latency_probability` [L, M] (NaN and 0 behind the last), `outcome_probability` [L, K]
-    and `event_probability` [L] are the truth for scoring. `stimuli` float64 [E, 5] has rows (position of the lane in the batch, channel, on, off in ms
-    after the trial's start, level).
+    A batch is a dict. For the trial: `trial`, `phase` (-1 in the lead-in), `lead_in`, `time_zero_ms` (cue onset after
+    the trial's start), `window_ms`,
+    `trial_ms` (length without the interval). For each lane [L]: `lane`, `cue`, `outcome` (-1: none), `onset_ms` after
+    cue onset (-1: none), `probe`,
+    `duration_ms` (trial and interval); `latencies_ms` [L, M] and `latency_probability` [L, M] (NaN and 0 behind the
+    last), `outcome_probability` [L, K] and `event_probability` [L] are the truth for scoring. `stimuli` float64 [E,
+    5] has rows (position of the lane in the batch, channel, on, off in ms after the trial's start, level).
 
     Channels are the cues, then the outcomes, then the distractors.
 
     Args:
-        phases: the protocol; None is the standard one of three phases: latencies 300, 500, 700 ms and P(A) 0.8, 0.5, 0.2; then cue 0 moves to 600 ms;
-            then to P(A) = 0.2.
+        phases: the protocol; None is the standard one of three phases: latencies 300, 500, 700 ms and P(A) 0.8, 0.5,
+            0.2; then cue 0 moves to 600 ms; then to P(A) = 0.2.
         lanes: number of lanes, at least 1; lane l has the seed `seed + l`.
         seed: at least 0.
         lead_in_blocks: mini-blocks of phase 0 before the protocol, for homeostasis, without learning.
         probe_every: every so many-th mini-block of the protocol is a probe, cue only; 0 gives none.
-        urn: outcomes of a cue come from an urn of so many trials, which holds every event in exact proportion; 0 draws independently.
+        urn: outcomes of a cue come from an urn of so many trials, which holds every event in exact proportion; 0
+            draws independently.
         baseline_ms: before the cue, a multiple of 5.
         stimulus_ms: length of cue and outcome.
         window_ms: in which outcomes come, after cue onset.
@@ -184,7 +197,9 @@ class PredictionTaskDataModule(LightningDataModule):
             if not value >= low:
                 raise DataArgumentError(f"{name}={value}: must be at least {low}.")
         if probe_every == 1:
-            raise DataArgumentError("probe_every=1: every block would be a probe and nothing learned; 0 gives no probes.")
+            raise DataArgumentError(
+                "probe_every=1: every block would be a probe and nothing learned; 0 gives no probes."
+            )
         if trial_ms < window_ms:
             raise DataArgumentError(f"trial_ms={trial_ms}: must be at least window_ms={window_ms}.")
         if baseline_ms % 5 or trial_ms % 5:
@@ -192,8 +207,19 @@ class PredictionTaskDataModule(LightningDataModule):
         low_ms, high_ms = interval_ms
         if not 0 <= low_ms <= high_ms or low_ms % 5 or high_ms % 5:
             raise DataArgumentError(f"interval_ms={interval_ms}: must be two ascending multiples of 5 from 0.")
-        self.lanes, self.seed, self.lead_in_blocks, self.probe_every, self.urn = lanes, seed, lead_in_blocks, probe_every, urn
-        self.baseline_ms, self.stimulus_ms, self.window_ms, self.trial_ms = baseline_ms, stimulus_ms, window_ms, trial_ms
+        self.lanes, self.seed, self.lead_in_blocks, self.probe_every, self.urn = (
+            lanes,
+            seed,
+            lead_in_blocks,
+            probe_every,
+            urn,
+        )
+        self.baseline_ms, self.stimulus_ms, self.window_ms, self.trial_ms = (
+            baseline_ms,
+            stimulus_ms,
+            window_ms,
+            trial_ms,
+        )
         self.interval_ms, self.outcome_level, self.latency_jitter_ms = interval_ms, outcome_level, latency_jitter_ms
         self.level_noise, self.distractors, self.distractor_channels = level_noise, distractors, distractor_channels
         self._check_phases()
@@ -232,7 +258,10 @@ class PredictionTaskDataModule(LightningDataModule):
             "window_ms": self.window_ms,
             "trial_ms": self.baseline_ms + self.trial_ms,
             "lane": torch.tensor(list(lanes)),
-            **{name: torch.tensor([d[name] for d in drawn]) for name in ("cue", "outcome", "onset_ms", "probe", "duration_ms")},
+            **{
+                name: torch.tensor([d[name] for d in drawn])
+                for name in ("cue", "outcome", "onset_ms", "probe", "duration_ms")
+            },
             **_truth([d["truth"] for d in drawn], n_latencies),
             "stimuli": torch.tensor(
                 [(i, *row) for i, d in enumerate(drawn) for row in d["stimuli"]], dtype=torch.float64
@@ -240,8 +269,11 @@ class PredictionTaskDataModule(LightningDataModule):
         }
 
     def truth(self) -> dict[str, Tensor]:
-        """What each cue of each phase announces: `latencies_ms`, `latency_probability` [P, C, M], `outcome_probability` [P, C, K],
-        `event_probability`, `learned` [P, C]; `blocks` [P]."""
+        """What each cue of each phase announces.
+
+        `latencies_ms`, `latency_probability` [P, C, M], `outcome_probability` [P, C, K],
+        `event_probability`, `learned` [P, C]; `blocks` [P].
+        """
         n_latencies = max(len(c.latencies_ms) for p in self.phases for c in p.cues)
         tables = [_truth(phase.cues, n_latencies) for phase in self.phases]
         return {
@@ -310,7 +342,9 @@ class PredictionTaskDataModule(LightningDataModule):
     def _event(self, cue: Cue, seed: int, phase: int, number: int, within: int) -> tuple[int, int] | None:
         """(outcome, latency index) of the learning trial in the `within`-th block of a phase, None for an omission."""
         events = cue.events()
-        drawn = within - (within // self.probe_every if self.probe_every and phase >= 0 else 0)  # blocks before it that were no probes
+        drawn = within - (
+            within // self.probe_every if self.probe_every and phase >= 0 else 0
+        )  # blocks before it that were no probes
         if not self.urn:
             u = float(torch.rand((), generator=named_generator("event", seed, phase, number, drawn)))
             for outcome, latency, probability in events:
@@ -336,7 +370,9 @@ class PredictionTaskDataModule(LightningDataModule):
                 )
             for cue in phase.cues:
                 if max(cue.latencies_ms) >= self.window_ms:
-                    raise DataArgumentError(f"latencies_ms={cue.latencies_ms}: must be below window_ms={self.window_ms}.")
+                    raise DataArgumentError(
+                        f"latencies_ms={cue.latencies_ms}: must be below window_ms={self.window_ms}."
+                    )
                 parts = [self.urn * probability for _, _, probability in cue.events()]
                 if self.urn and any(abs(part - round(part)) > 1e-6 for part in parts):
                     raise DataArgumentError(

@@ -1,9 +1,11 @@
 """How many trials a prediction needs to follow a change of the world.
 
-A criterion on the last five trials, so that one lucky trial does not count: **the smallest value there can be is the window, 5**, not 1.
-A learner that never meets it gets infinity, so that medians over seeds stay defined; no trial at all gives NaN.
+A criterion on the last five trials, so that one lucky trial does not count: **the smallest value there can be is the
+window, 5**, not 1. A learner that never meets it gets infinity, so that medians over seeds stay defined; no trial at
+all gives NaN.
 
-Shapes: one value a trial of the switched cue, in order, [n] or [..., n]. Source: an independent model, see docs/papers/prediction_object.md.
+Shapes: one value a trial of the switched cue, in order, [n] or [..., n]. Source: an independent model, see
+docs/papers/prediction_object.md.
 """
 
 from __future__ import annotations
@@ -15,13 +17,16 @@ __all__ = ["trials_to_adapt_probability", "trials_to_adapt_timing"]
 
 
 def trials_to_adapt_timing(errors: Tensor, tolerance_ms: float = 60.0, window: int = 5) -> Tensor:
-    """First trial (from 1) at which the median of the last `window` |errors| [..., n] is below the tolerance; a NaN counts as infinite."""
+    """First trial (from 1) at which the median of the last `window` |errors| [..., n] is below the tolerance.
+
+    A NaN counts as infinite.
+    """
     median = _windows(errors.abs().nan_to_num(torch.inf), window).median(-1).values
     return _first(median < tolerance_ms, errors.shape[-1], window)
 
 
 def trials_to_adapt_probability(share: Tensor, probability: Tensor, tolerance: float = 0.15, window: int = 5) -> Tensor:
-    """First trial (from 1) at which the mean of the last `window` shares [..., n] is within the tolerance of the new probability [...].
+    """First trial (from 1) at which the mean of the last `window` shares [..., n] is near the new probability.
 
     A trial whose share is NaN (nothing was predicted) keeps its windows from counting.
     """

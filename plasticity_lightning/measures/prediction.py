@@ -1,7 +1,8 @@
 """How well readouts predict: when, how strongly, and what is left where nothing comes.
 
-All functions take signals [..., T] over the samples of a trial, with `time` [T] in ms after cue onset, and any leading dimensions; latencies are in ms and
-broadcast to those dimensions. What is undefined (no trial, no sample, a constant) is NaN, never an error in the middle of a run.
+All functions take signals [..., T] over the samples of a trial, with `time` [T] in ms after cue onset, and any
+leading dimensions; latencies are in ms and broadcast to those dimensions. What is undefined (no trial, no sample, a
+constant) is NaN, never an error in the middle of a run.
 
 Source: definitions of an independent model, see docs/papers/prediction_object.md.
 """
@@ -74,9 +75,10 @@ def timing_error(peak: Tensor, latency: Tensor) -> Tensor:
 
 
 def anticipation(signal: Tensor, time: Tensor, latency: Tensor) -> Tensor:
-    """How long before the latency the signal rises through half of its maximum for the last time before it peaks, in ms [...].
+    """How long before the latency the signal last rises through half of its maximum, in ms [...].
 
-    The maximum is that within 75 ms of the latency. Positive: it anticipates. NaN if the maximum is not positive or nothing in the trial lies below its half.
+    The maximum is that within 75 ms of the latency. Positive: it anticipates. NaN if the maximum is not positive or
+    nothing in the trial lies below its half.
     """
     near = (time - latency[..., None]).abs() <= 75.0
     top, at = torch.where(near, signal, -torch.inf).max(-1, keepdim=True)
@@ -106,9 +108,17 @@ def value_at(signal: Tensor, time: Tensor, at: Tensor) -> Tensor:
 
 
 def off_time_activity(
-    signal: Tensor, time: Tensor, latencies: Tensor, distance_ms: float = 150.0, start_ms: float = 80.0, stop_ms: float = 1000.0
+    signal: Tensor,
+    time: Tensor,
+    latencies: Tensor,
+    distance_ms: float = 150.0,
+    start_ms: float = 80.0,
+    stop_ms: float = 1000.0,
 ) -> Tensor:
-    """Largest value in [start, stop) farther than `distance_ms` from every latency [..., M] (NaN: none), [...]; NaN if no sample is."""
+    """Largest value in [start, stop) farther than `distance_ms` from every latency [..., M] (NaN: none), [...].
+
+    NaN if no sample is.
+    """
     far = ((time[:, None] - latencies[..., None, :]).abs().nan_to_num(torch.inf) > distance_ms).all(-1)
     far = far & (time >= start_ms) & (time < stop_ms)
     top = torch.where(far, signal, -torch.inf).amax(-1)
@@ -116,13 +126,19 @@ def off_time_activity(
 
 
 def outcome_share(amplitude: Tensor) -> Tensor:
-    """Each outcome's share of the prediction, from amplitudes [..., K]; negative ones count as 0, NaN where all are."""
+    """Each outcome's share of the prediction, from amplitudes [..., K].
+
+    Negative ones count as 0, NaN where all are.
+    """
     positive = amplitude.clamp(min=0)
     return positive / positive.sum(-1, keepdim=True)
 
 
 def linear_fit(x: Tensor, y: Tensor) -> LinearFit:
-    """Least-squares line of y [..., n] on x [n] or [..., n]; pairs with a NaN are left out; NaN where x or y does not vary."""
+    """Least-squares line of y [..., n] on x [n] or [..., n]; pairs with a NaN are left out.
+
+    NaN where x or y does not vary.
+    """
     x, y = torch.broadcast_tensors(x.double(), y.double())
     valid = x.isfinite() & y.isfinite()
     n = valid.sum(-1, keepdim=True)

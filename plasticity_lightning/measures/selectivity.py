@@ -1,9 +1,11 @@
 """What single neurons are selective for: time, cue, or their combination; and whether readouts share neurons.
 
-Each neuron's condition means, cue by time, are split as in a two-way analysis of variance. A neuron with a share for time x cue above that of 99 % of
-permutations of the cue labels over trials is mixed. `mixing_index` tells how evenly a neuron serves two readouts.
+Each neuron's condition means, cue by time, are split as in a two-way analysis of variance. A neuron with a share for
+time x cue above that of 99 % of permutations of the cue labels over trials is mixed. `mixing_index` tells how evenly
+a neuron serves two readouts.
 
-Shapes: rates [n, T, N] of n trials, cue int64 [n]. Source: Rigotti et al. 2013 (mixed selectivity); definitions of an independent model.
+Shapes: rates [n, T, N] of n trials, cue int64 [n]. Source: Rigotti et al. 2013 (mixed selectivity); definitions of an
+independent model.
 """
 
 from __future__ import annotations
@@ -17,7 +19,10 @@ __all__ = ["VarianceShares", "mixed_selectivity", "mixing_index", "variance_shar
 
 
 class VarianceShares(NamedTuple):
-    """Shares of the variance of the condition means, each float64 [N]; they sum to 1, or are NaN for a neuron that never varies."""
+    """Shares of the variance of the condition means, each float64 [N].
+
+    They sum to 1, or are NaN for a neuron that never varies.
+    """
 
     time: Tensor
     cue: Tensor
@@ -39,7 +44,7 @@ def variance_shares(rates: Tensor, cue: Tensor) -> VarianceShares:
     by_time, by_cue = means.mean(0) - grand, means.mean(1) - grand
     rest = means - grand - by_time[None] - by_cue[:, None]
     parts = [by_time.square().mean(0), by_cue.square().mean(0), rest.square().mean((0, 1))]
-    total = sum(parts)
+    total = torch.stack(parts).sum(0)
     return VarianceShares(*(torch.where(total > 0, part / total, torch.nan) for part in parts))
 
 
@@ -66,14 +71,15 @@ def mixed_selectivity(
         rest = means - means.mean(0, keepdim=True) - means.mean(1, keepdim=True) + means.mean((0, 1))
         return rest.square().mean((0, 1))
 
-    null = torch.stack(
-        [interaction(cue[torch.randperm(len(cue), generator=generator)]) for _ in range(permutations)]
-    )
+    null = torch.stack([interaction(cue[torch.randperm(len(cue), generator=generator)]) for _ in range(permutations)])
     return interaction(cue) > null.quantile(level, 0)
 
 
 def mixing_index(a: Tensor, b: Tensor) -> Tensor:
-    """1 - |a - b| / (a + b) of two strengths, each at least 0 and divided by its mean; 1: a neuron serves both alike, 0: only one. NaN where both are 0."""
+    """1 - |a - b| / (a + b) of two strengths, each at least 0 and divided by its mean; 1.
+
+    A neuron serves both alike, 0: only one. NaN where both are 0.
+    """
     a, b = a.abs() / a.abs().mean(), b.abs() / b.abs().mean()
     return 1 - (a - b).abs() / (a + b)
 

@@ -1,8 +1,8 @@
 """Angles between the subspaces of two sets of readouts, among weights and among signals, with what chance gives.
 
-Two random directions among hundreds of neurons are nearly orthogonal, and two signals of a network whose activity lives in a few dimensions are not: an
-angle says nothing without its null. `principal_angles` with a covariance is the functional angle, between the readouts' outputs; `random_directions`
-draws the nulls.
+Two random directions among hundreds of neurons are nearly orthogonal, and two signals of a network whose activity
+lives in a few dimensions are not: an angle says nothing without its null. `principal_angles` with a covariance is the
+functional angle, between the readouts' outputs; `random_directions` draws the nulls.
 
 Shapes: weights [R, N], covariance [N, N]. Source: Björck & Golub 1973 (principal angles).
 """
@@ -20,15 +20,17 @@ NullKind = Literal["isotropic", "covariance", "states"]
 
 
 def principal_angles(a: Tensor, b: Tensor, covariance: Tensor | None = None) -> Tensor:
-    """Principal angles between the spans of the rows of a [p, N] and b [q, N], ascending, in degrees, float64 [min(p, q)].
+    """Principal angles between the spans of the rows of a and b, ascending, in degrees, float64 [min(p, q)].
 
     Args:
-        a: weights.
-        b: weights.
-        covariance: of the states [N, N]; the angles are then those after C^(1/2): between the signals that the weights read out.
+        a: weights [p, N].
+        b: weights [q, N].
+        covariance: of the states [N, N]; the angles are then those after C^(1/2): between the signals that the
+            weights read out.
 
     Returns:
-        Angles in [0, 90]; NaN where a set does not span as many dimensions as it has rows (a weight of 0, or a direction in which no state varies).
+        Angles in [0, 90]; NaN where a set does not span as many dimensions as it has rows (a weight of 0, or a
+        direction in which no state varies).
 
     Raises:
         ValueError: if shapes disagree.
@@ -57,7 +59,8 @@ def random_directions(
     """Directions [count, N] float64 that know nothing of what was learned.
 
     Args:
-        kind: "isotropic" (normal), "covariance" (normal with the states' covariance), "states" (visited states, chosen at random).
+        kind: "isotropic" (normal), "covariance" (normal with the states' covariance), "states" (visited states,
+            chosen at random).
         count: at least 1.
         n_neurons: N.
         generator: of the draws.

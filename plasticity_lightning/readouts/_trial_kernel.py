@@ -1,6 +1,7 @@
 """Compiled passes over the samples of a trial, one lane a call; they release the GIL, so lanes may run in threads.
 
-Restates `lms.lms_step`, `three_factor.three_factor_step` and `rls.rls_step` sample by sample; `tests/readouts/test_trial.py` compares them step by step.
+Restates `lms.lms_step`, `three_factor.three_factor_step` and `rls.rls_step` sample by sample;
+`tests/readouts/test_trial.py` compares them step by step.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ def delta_trial(weight, x, trace, target, gate, eta, power, kind, gain, output):
 def rls_trial(weight, inverse, x, target, gate, forgetting, output):  # type: ignore[no-untyped-def]
     """`rls_step` over T samples; weight [R, N] and the symmetric inverse [N, N] are changed in place, all float64.
 
-    Only the upper triangle is read and written, which halves the traffic to memory, and the lower one is mirrored at the end.
+    Only the upper triangle is read and written, which halves the traffic to memory, and the lower one is mirrored at
+    the end.
     """
     n_samples, n = x.shape
     px = np.empty(n)

@@ -1,8 +1,11 @@
-"""Identity, learned offline: synapses keep a tag of the activity before the outcome, and the interval between trials turns it into weights.
+"""Identity, learned offline.
 
-The tag T is the mean input over the last samples strictly before the onset, so that nothing the outcome evokes can enter its own prediction. With the
-outcome o (one-hot) one update of readout k is dW_k = eta (o_k - W_k . T) T / (|T|^2 + 0.001), and the fixed point W_k . T = p(k | T). The interval
-holds one update at a large rate, or several at a small one that replay the newest tags from a ring buffer.
+Synapses keep a tag of the activity before the outcome, and the interval between trials turns it into weights.
+
+The tag T is the mean input over the last samples strictly before the onset, so that nothing the outcome evokes can
+enter its own prediction. With the outcome o (one-hot) one update of readout k is dW_k = eta (o_k - W_k . T) T /
+(|T|^2 + 0.001), and the fixed point W_k . T = p(k | T). The interval holds one update at a large rate, or several at
+a small one that replay the newest tags from a ring buffer.
 
 Shapes: weight [..., K, N], tag [..., N], outcome [..., K], any leading dimensions (lanes).
 Source: an independent model, see docs/papers/prediction_object.md; synaptic tagging: Frey & Morris 1997.
@@ -19,7 +22,10 @@ __all__ = ["TagBuffer", "consolidate", "onset_tag", "remember_tag", "replay_tags
 
 
 class TagBuffer(NamedTuple):
-    """The newest tags, newest first: `tag` [..., M, N], their outcomes [..., M, K], and how many entries are filled, int64 [...]."""
+    """The newest tags, newest first.
+
+    `tag` [..., M, N], their outcomes [..., M, K], and how many entries are filled, int64 [...].
+    """
 
     tag: Tensor
     outcome: Tensor
@@ -57,7 +63,8 @@ def consolidate(
         weight: the state [..., K, N].
         tag: [..., N].
         outcome: one-hot [..., K].
-        gate: [...]: 0 where the trial is not learned from: a probe, or an omission, so that the weights code p(k | event).
+        gate: [...]: 0 where the trial is not learned from: a probe, or an omission, so that the weights code p(k |
+            event).
         eta: learning rate, number or [..., K]; the memory is about 1 / eta trials.
 
     Returns:

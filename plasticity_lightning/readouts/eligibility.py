@@ -1,8 +1,9 @@
 """What a synapse remembers of its input until the error arrives: a lagged or low-passed copy of the presynaptic trace.
 
-With `lag` the eligibility is the input as it was `delay` samples ago: an error that comes with an evoked response is then charged to the activity
-before the event, so that the learned readout runs ahead of the event by the delay. One or two poles (`exp1`, `exp2`) are the usual eligibility traces;
-a readout that learns through them undoes the filter and comes late.
+With `lag` the eligibility is the input as it was `delay` samples ago: an error that comes with an evoked response is
+then charged to the activity before the event, so that the learned readout runs ahead of the event by the delay. One
+or two poles (`exp1`, `exp2`) are the usual eligibility traces; a readout that learns through them undoes the filter
+and comes late.
 
 Shapes: x [..., N]; any leading dimensions (lanes). Source: an independent model, see docs/papers/prediction_object.md.
 """
@@ -22,7 +23,10 @@ _KINDS = ("lag", "exp1", "exp2")
 
 
 class Eligibility(NamedTuple):
-    """State of the memory: `lag` keeps the last `delay` inputs [..., delay, N], oldest first; `exp1` and `exp2` their one or two poles [..., 1 or 2, N]."""
+    """State of the memory: `lag` keeps the last `delay` inputs [..., delay, N], oldest first.
+
+    `exp1` and `exp2` their one or two poles [..., 1 or 2, N].
+    """
 
     kind: EligibilityKind
     delay: int

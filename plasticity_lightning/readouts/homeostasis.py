@@ -1,11 +1,16 @@
-"""Homeostasis of a readout's input: each neuron's activity relative to its own mean and deviation, then less what the population shares.
+"""Homeostasis of a readout's input.
 
-    z_i = (x_i - mean_i) / (sd_i + floor),   z_i <- z_i - mean over neurons of z,   xhat = z / sqrt(mean of |z|^2 over time)
+Each neuron's activity relative to its own mean and deviation, then less what the population shares.
 
-so that <|xhat|^2> = 1 and a learning rate means the same for every reservoir. Statistics accumulate trial by trial, as a cumulative average that is
-frozen when learning starts, or as a slow running average. A silent neuron gives 0, never NaN; a silent reservoir has power 0 and gives 0 everywhere.
+    z_i = (x_i - mean_i) / (sd_i + floor),   z_i <- z_i - mean over neurons of z,   xhat = z / sqrt(mean of |z|^2 over
+    time)
 
-Shapes: x [L, T, N]: lanes, samples of a trial, neurons, in Hz. Source: an independent model, see docs/papers/prediction_object.md.
+so that <|xhat|^2> = 1 and a learning rate means the same for every reservoir. Statistics accumulate trial by trial,
+as a cumulative average that is frozen when learning starts, or as a slow running average. A silent neuron gives 0,
+never NaN; a silent reservoir has power 0 and gives 0 everywhere.
+
+Shapes: x [L, T, N]: lanes, samples of a trial, neurons, in Hz. Source: an independent model, see
+docs/papers/prediction_object.md.
 """
 
 from __future__ import annotations
@@ -19,7 +24,8 @@ __all__ = ["Homeostasis", "deviation_scores", "pooled_moments"]
 def pooled_moments(mean: Tensor, variance: Tensor, x: Tensor, share: Tensor | float) -> tuple[Tensor, Tensor]:
     """Mean and variance after mixing in a trial that gets `share` of the weight.
 
-    With share = 1 / n for the n-th of equally long trials these are the exact moments of all samples; a constant share is an exponential average.
+    With share = 1 / n for the n-th of equally long trials these are the exact moments of all samples; a constant
+    share is an exponential average.
 
     Args:
         mean: so far [L, N].
@@ -36,7 +42,10 @@ def pooled_moments(mean: Tensor, variance: Tensor, x: Tensor, share: Tensor | fl
 
 
 def deviation_scores(x: Tensor, mean: Tensor, variance: Tensor, floor: float, inhibition: bool = True) -> Tensor:
-    """Scores [L, T, N] of samples [L, T, N]: deviation from the mean over (sd + floor), less the population's mean score if `inhibition`."""
+    """Scores [L, T, N] of samples [L, T, N].
+
+    Deviation from the mean over (sd + floor), less the population's mean score if `inhibition`.
+    """
     z = (x - mean[:, None]) / (variance.clamp(min=0).sqrt() + floor)[:, None]
     return z - z.mean(2, keepdim=True) if inhibition else z
 

@@ -1,8 +1,11 @@
-"""Whole-trial learners of the prediction object and its foils, one interface: take a trial's input, change the weights.
+"""Whole-trial learners of the prediction object and its foils, one interface.
 
-All see the same input and the same trials; they differ in their targets, in what gates them and in how they learn. Rows of the weights are the readout of
-time ("when"), one of each outcome, then, for some, a bank of further "when" rows, one a latency. A learner is a frozen set of options; its state is a
-dict of tensors with lanes in front, `weight` [L, R, N] among them. A learner of your own is one more entry of `LEARNERS`.
+Take a trial's input, change the weights.
+
+All see the same input and the same trials; they differ in their targets, in what gates them and in how they learn.
+Rows of the weights are the readout of time ("when"), one of each outcome, then, for some, a bank of further "when"
+rows, one a latency. A learner is a frozen set of options; its state is a dict of tensors with lanes in front,
+`weight` [L, R, N] among them. A learner of your own is one more entry of `LEARNERS`.
 
 Shapes: x [L, T, N]. Source: an independent model, see docs/papers/prediction_object.md.
 """
@@ -16,23 +19,43 @@ import torch
 from torch import Tensor
 
 from plasticity_lightning.errors import nearest
-from plasticity_lightning.readouts.consolidation import TagBuffer, consolidate, onset_tag, remember_tag, replay_tags, tag_buffer
+from plasticity_lightning.readouts.consolidation import (
+    TagBuffer,
+    consolidate,
+    onset_tag,
+    remember_tag,
+    replay_tags,
+    tag_buffer,
+)
 from plasticity_lightning.readouts.eligibility import EligibilityKind
 from plasticity_lightning.readouts.modulation import Modulation, attention_gate
 from plasticity_lightning.readouts.ridge import solve_ridge
 from plasticity_lightning.readouts.rls import RLS, reset_inverse
-from plasticity_lightning.readouts.surprise import associability_step
+from plasticity_lightning.readouts.surprise import associability_step, expected_error_step, surprised_rate
 from plasticity_lightning.readouts.targets import evoked_response, gaussian_target, outcome_one_hot
 from plasticity_lightning.readouts.three_factor import three_factor_state
 from plasticity_lightning.readouts.trial import rls_over_trial, three_factor_over_trial
 
-__all__ = ["LEARNERS", "Force", "Learner", "NormalisedLMS", "RLSLearner", "Ridge", "ThreeFactorRule", "Trial", "learner_named"]
+__all__ = [
+    "LEARNERS",
+    "Force",
+    "Learner",
+    "NormalisedLMS",
+    "RLSLearner",
+    "Ridge",
+    "ThreeFactorRule",
+    "Trial",
+    "learner_named",
+]
 
 State = dict[str, Tensor]
 
 
 class Trial(NamedTuple):
-    """What happened: sample times [T] in ms after cue onset, onset [L] and outcome int64 [L] (-1: none), and whether lanes learn, 0 or 1 float [L]."""
+    """What happened: sample times [T] in ms after cue onset, onset [L] and outcome int64 [L] (-1.
+
+    None), and whether lanes learn, 0 or 1 float [L].
+    """
 
     time: Tensor
     onset: Tensor
@@ -59,7 +82,9 @@ class Learner(Protocol):
     def start(self, n_lanes: int, n_outcomes: int, n_neurons: int) -> State:
         """The state before the first trial."""
 
-    def learn(self, state: State, x: Tensor, trial: Trial, modulation: Modulation, threads: int = 1) -> tuple[State, State]:
+    def learn(
+        self, state: State, x: Tensor, trial: Trial, modulation: Modulation, threads: int = 1
+    ) -> tuple[State, State]:
         """(state after the trial, values to log, float [L] each); lanes whose `learn` is 0 keep their weights."""
 
     def reset(self, state: State) -> State:
@@ -81,9 +106,12 @@ class ThreeFactorRule:
         memory: tags kept, at least 1; a replay uses the newest `replay_memory`.
         replay_memory: of them.
         tag_ms: length of the tag before the onset.
-        bank_ms: latencies with a "when" row of their own; they sum to the readout of time if they are all the latencies there are.
-        surprise: gain of the unsigned error on the offline rate, at least 0; 0 keeps the rate constant. See `surprise`.
-        surprise_decay: of the running unsigned error, in (0, 1].
+        bank_ms: latencies with a "when" row of their own; they sum to the readout of time if they are all the
+            latencies there are.
+        surprise: what raises the offline rate: nothing, or the "unsigned" or "signed" surprise of `surprise`.
+        surprise_gain: how much, at least 0.
+        surprise_threshold: surprise that is ignored, at least 0.
+        surprise_decay: rate at which surprise follows the errors, in (0, 1].
 
     Raises:
         ValueError: if a value is out of range.
@@ -103,8 +131,10 @@ class ThreeFactorRule:
     replay_memory: int = 15
     tag_ms: float = 20.0
     bank_ms: tuple[float, ...] = ()
-    surprise: float = 0.0
-    surprise_decay: float = 0.3
+    surprise: Literal["none", "unsigned", "signed"] = "none"
+    surprise_gain: float = 8.0
+    surprise_threshold: float = 0.0
+    surprise_decay: float = 0.2
 
     def __post_init__(self) -> None:
         _check_online(self.eta, self.delay_ms, self.response_ms)
@@ -116,21 +146,35 @@ class ThreeFactorRule:
             raise ValueError(f"replay_memory={self.replay_memory} must lie in 1..memory={self.memory}")
         if self.updates < 1:
             raise ValueError(f"updates={self.updates} must be at least 1")
-        if not self.surprise >= 0 or not 0 < self.surprise_decay <= 1:
-            raise ValueError(f"surprise={self.surprise} must be at least 0 and surprise_decay={self.surprise_decay} in (0, 1]")
+        if self.surprise not in ("none", "unsigned", "signed"):
+            raise ValueError(f"surprise={self.surprise!r} must be 'none', 'unsigned' or 'signed'")
+        if not self.surprise_gain >= 0 or not self.surprise_threshold >= 0 or not 0 < self.surprise_decay <= 1:
+            raise ValueError(
+                f"surprise_gain={self.surprise_gain} and surprise_threshold={self.surprise_threshold} must be at least 0, "
+                f"surprise_decay={self.surprise_decay} in (0, 1]"
+            )
 
     @property
     def rate_offline(self) -> float:
         """Rate of one offline update."""
-        return {"single": 0.2, "replay": 0.05, "none": 0.2}[self.offline] if self.eta_offline is None else self.eta_offline
+        return (
+            {"single": 0.2, "replay": 0.05, "none": 0.2}[self.offline] if self.eta_offline is None else self.eta_offline
+        )
 
     def start(self, n_lanes: int, n_outcomes: int, n_neurons: int) -> State:
-        """Weights of 0, an empty buffer, no surprise."""
+        """Weights of 0, an empty buffer, no surprise: `surprise` [L] and the readout of the expected error [L, N]."""
         weight = torch.zeros(n_lanes, 1 + n_outcomes + len(self.bank_ms), n_neurons)
         buffer = tag_buffer(weight[:, 1 : 1 + n_outcomes], self.memory)
-        return {"weight": weight, **_buffer_state(buffer), "associability": torch.zeros(n_lanes)}
+        return {
+            "weight": weight,
+            **_buffer_state(buffer),
+            "surprise": torch.zeros(n_lanes),
+            "expected_error": torch.zeros(n_lanes, n_neurons),
+        }
 
-    def learn(self, state: State, x: Tensor, trial: Trial, modulation: Modulation, threads: int = 1) -> tuple[State, State]:
+    def learn(
+        self, state: State, x: Tensor, trial: Trial, modulation: Modulation, threads: int = 1
+    ) -> tuple[State, State]:
         """Online pass over the samples, then consolidation in the interval that follows."""
         what = slice(1, 1 + state["tag_outcome"].shape[-1])
         weight = state["weight"].clone()
@@ -144,41 +188,57 @@ class ThreeFactorRule:
         learns = trial.learn * (trial.outcome >= 0)
         outcome = outcome_one_hot(trial.outcome, what.stop - 1).to(x)
         buffer = remember_tag(_buffer(state), tag, outcome, learns)
-        weight[:, what], associability, surprise = self._consolidate(
-            weight[:, what], buffer, tag, outcome, learns, state["associability"], modulation.offline_gain
+        unexpected = outcome - (weight[:, what] @ tag[..., None])[..., 0]
+        surprise, expected_error = self._surprise(state, tag, unexpected)
+        surprise = torch.where(learns > 0, surprise, state["surprise"])
+        expected_error = torch.where(learns[:, None] > 0, expected_error, state["expected_error"])
+        weight[:, what] = self._consolidate(
+            weight[:, what], buffer, tag, outcome, learns, surprise, modulation.offline_gain
         )
-        return {"weight": weight, **_buffer_state(buffer), "associability": associability}, {
-            "online_error": error,
-            "offline_error": surprise,
-        }
+        new = {"weight": weight, **_buffer_state(buffer), "surprise": surprise, "expected_error": expected_error}
+        return new, {"online_error": error, "offline_error": unexpected.abs().mean(-1) * learns, "surprise": surprise}
 
     def reset(self, state: State) -> State:
         """Without tags and surprise."""
         return {**{name: torch.zeros_like(value) for name, value in state.items()}, "weight": state["weight"]}
 
+    def _surprise(self, state: State, tag: Tensor, error: Tensor) -> tuple[Tensor, Tensor]:
+        """(surprise [L], readout of the expected error [L, N]) after an error [L, K]."""
+        if self.surprise == "unsigned":
+            return associability_step(state["surprise"], error.abs().mean(-1), self.surprise_decay), state[
+                "expected_error"
+            ]
+        if self.surprise == "signed":  # of the first outcome against the rest
+            signed = (error[:, 0] - error[:, 1:].sum(-1)) / 2
+            expected_error, surprise = expected_error_step(state["expected_error"], tag, signed, self.surprise_decay)
+            return surprise.abs(), expected_error
+        return state["surprise"], state["expected_error"]
+
     def _consolidate(
-        self, weight: Tensor, buffer: TagBuffer, tag: Tensor, outcome: Tensor, learns: Tensor, associability: Tensor, gain: float
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """(weights, associability, unsigned error of the trial's own tag)."""
-        error = (outcome - (weight @ tag[..., None])[..., 0]).abs().mean(-1) * learns
-        new = associability_step(associability, error, self.surprise_decay)
-        associability = torch.where(learns > 0, new, associability)
-        rate = gain * self.rate_offline * (1 + self.surprise * associability)[:, None].clamp(max=1 / self.rate_offline)
+        self,
+        weight: Tensor,
+        buffer: TagBuffer,
+        tag: Tensor,
+        outcome: Tensor,
+        learns: Tensor,
+        surprise: Tensor,
+        gain: float,
+    ) -> Tensor:
+        rate = gain * surprised_rate(self.rate_offline, surprise, self.surprise_gain, self.surprise_threshold)[:, None]
         if self.offline == "single":
-            weight, _ = consolidate(weight, tag, outcome, learns, rate)
-        elif self.offline == "replay":
-            newest = TagBuffer(
-                buffer.tag[:, : self.replay_memory],
-                buffer.outcome[:, : self.replay_memory],
-                buffer.filled.clamp(max=self.replay_memory),
-            )
-            weight, _ = replay_tags(weight, newest, learns, rate, self.updates)
-        return weight, associability, error
+            return consolidate(weight, tag, outcome, learns, rate)[0]
+        if self.offline == "replay":
+            n = self.replay_memory
+            newest = TagBuffer(buffer.tag[:, :n], buffer.outcome[:, :n], buffer.filled.clamp(max=n))
+            return replay_tags(weight, newest, learns, rate, self.updates)[0]
+        return weight
 
 
 @dataclass(frozen=True)
 class NormalisedLMS:
-    """Foil: all readouts online by the delta rule on the evoked responses, no product and nothing offline; lag and gate as the three-factor rule has them.
+    """Foil: all readouts online by the delta rule on the evoked responses, no product and nothing offline.
+
+    Lag and gate as the three-factor rule has them.
 
     Args:
         eta: in (0, 2).
@@ -205,7 +265,9 @@ class NormalisedLMS:
         """Weights of 0."""
         return {"weight": torch.zeros(n_lanes, 1 + n_outcomes, n_neurons)}
 
-    def learn(self, state: State, x: Tensor, trial: Trial, modulation: Modulation, threads: int = 1) -> tuple[State, State]:
+    def learn(
+        self, state: State, x: Tensor, trial: Trial, modulation: Modulation, threads: int = 1
+    ) -> tuple[State, State]:
         """One pass over the samples."""
         target = _per_readout(evoked_response(trial.time, trial.onset, self.response_ms), trial, state["weight"])
         weight, error = _online(self, state["weight"], x, target, trial, modulation, threads)
@@ -250,11 +312,15 @@ class RLSLearner:
         weight = torch.zeros(n_lanes, 1 + n_outcomes, n_neurons, dtype=torch.float64)
         return {"weight": weight, "inverse": reset_inverse(weight, self.alpha)}
 
-    def learn(self, state: State, x: Tensor, trial: Trial, modulation: Modulation, threads: int = 1) -> tuple[State, State]:
+    def learn(
+        self, state: State, x: Tensor, trial: Trial, modulation: Modulation, threads: int = 1
+    ) -> tuple[State, State]:
         """The samples every `every_ms` of the window."""
         chosen, target = _supervised(self, x, trial, state["weight"])
         gate = trial.learn[:, None].expand(-1, int(chosen.sum()))
-        after, output = rls_over_trial(RLS(state["weight"], state["inverse"]), x[:, chosen], target, gate, self.forgetting, threads)
+        after, output = rls_over_trial(
+            RLS(state["weight"], state["inverse"]), x[:, chosen], target, gate, self.forgetting, threads
+        )
         error = (target - output)[..., 0].abs().mean(1) * trial.learn
         return {"weight": after.weight, "inverse": after.inverse}, {"online_error": error}
 
@@ -281,7 +347,9 @@ class Force(RLSLearner):
 
 @dataclass(frozen=True)
 class Ridge:
-    """Foil: the ridge solution on all samples so far, in closed form after each `every_trials`-th learning trial; what FORCE computes recursively.
+    """Foil: the ridge solution on all samples so far, in closed form after each `every_trials`-th learning trial.
+
+    What FORCE computes recursively.
 
     Args:
         alpha: penalty, positive.
@@ -318,7 +386,9 @@ class Ridge:
             "trials": torch.zeros(n_lanes, dtype=torch.int64),
         }
 
-    def learn(self, state: State, x: Tensor, trial: Trial, modulation: Modulation, threads: int = 1) -> tuple[State, State]:
+    def learn(
+        self, state: State, x: Tensor, trial: Trial, modulation: Modulation, threads: int = 1
+    ) -> tuple[State, State]:
         """Add to the sums, and solve when it is time."""
         chosen, target = _supervised(self, x, trial, state["weight"])
         inputs = x[:, chosen].double()
@@ -358,7 +428,9 @@ def learner_named(rule: str, arguments: dict[str, Any] | None = None) -> Learner
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for name in arguments:
         if name not in known:
-            raise ValueError(f"rule_arguments: rule {rule!r} has no {name!r}, but {', '.join(known)}{nearest(name, known)}")
+            raise ValueError(
+                f"rule_arguments: rule {rule!r} has no {name!r}, but {', '.join(known)}{nearest(name, known)}"
+            )
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()})
 
 
@@ -388,7 +460,11 @@ def _per_readout(response: Tensor, trial: Trial, weight: Tensor) -> Tensor:
 
 def _supervised(rule: RLSLearner | Ridge, x: Tensor, trial: Trial, weight: Tensor) -> tuple[Tensor, Tensor]:
     """(samples that count, bool [T]; their targets [L, M, 1 + K] float64)."""
-    inside = (trial.time >= 0) & (trial.time < rule.window_ms) & (trial.time.remainder(rule.every_ms) < trial.interval_ms / 2)
+    inside = (
+        (trial.time >= 0)
+        & (trial.time < rule.window_ms)
+        & (trial.time.remainder(rule.every_ms) < trial.interval_ms / 2)
+    )
     target = _per_readout(gaussian_target(trial.time, trial.onset, rule.sigma_ms), trial, weight)
     return inside, target[:, inside].double()
 

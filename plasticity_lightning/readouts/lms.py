@@ -1,9 +1,11 @@
 """Normalised least mean squares: the delta rule with a step that no input can make unstable.
 
-Each output r of each lane moves its weight row by eta g (y - w . x) x / max(power, |x|^2), where `power` is the usual |x|^2. Below it the rule is plain
-LMS; above it, right after a cue, the step is that of normalised LMS, which is stable for eta < 2.
+Each output r of each lane moves its weight row by eta g (y - w . x) x / max(power, |x|^2), where `power` is the usual
+|x|^2. Below it the rule is plain LMS; above it, right after a cue, the step is that of normalised LMS, which is
+stable for eta < 2.
 
-Shapes: weight [..., R, N], x [..., N], target [..., R], gate [...] or [..., R]. Source: Widrow & Hoff 1960; Nagumo & Noda 1967 (normalisation).
+Shapes: weight [..., R, N], x [..., N], target [..., R], gate [...] or [..., R]. Source: Widrow & Hoff 1960; Nagumo &
+Noda 1967 (normalisation).
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
 """The error as the third factor: its sign, its gain and the attention gate that lets it through.
 
-A gate opens at one phase of a trial and closes at another, relative to cue and outcome; an error passes with its sign, its size or a part of it.
-`Modulation` holds these choices, `attention_gate` and `modulated_error` are what rules call. Times are in ms after cue onset.
+A gate opens at one phase of a trial and closes at another, relative to cue and outcome; an error passes with its
+sign, its size or a part of it.
+`Modulation` holds these choices, `attention_gate` and `modulated_error` are what rules call. Times are in ms after
+cue onset.
 
-Source: three-factor rules (Gerstner et al. 2018); gate and error of an independent model, see docs/papers/prediction_object.md.
+Source: three-factor rules (Gerstner et al. 2018); gate and error of an independent model, see
+docs/papers/prediction_object.md.
 """
 
 from __future__ import annotations
@@ -34,10 +37,13 @@ class Modulation:
     """Attention gate, error and gain of a local rule.
 
     Args:
-        gate: "cue_to_outcome" is open from cue onset to `after_ms` behind the outcome (to `window_ms` if none comes); "around_outcome" only within
-            `around_ms` of it; "cue_to_end" to the end of the window whatever comes, so that activity that the outcome evokes is learned, too;
-            "whole_trial" from before the cue to the end of the trial; "always" also between trials.
-        after_ms: how long the gate stays open after the outcome; the delay of the eligibility, so that no activity after the outcome is learned.
+        gate: "cue_to_outcome" is open from cue onset to `after_ms` behind the outcome (to `window_ms` if none comes);
+            "around_outcome" only within
+            `around_ms` of it; "cue_to_end" to the end of the window whatever comes, so that activity that the outcome
+            evokes is learned, too; "whole_trial" from before the cue to the end of the trial; "always" also between
+            trials.
+        after_ms: how long the gate stays open after the outcome; the delay of the eligibility, so that no activity
+            after the outcome is learned.
         around_ms: half width of "around_outcome".
         window_ms: end of the window in which outcomes are expected.
         error: which part of the error passes: all ("signed"), one sign of it, its size or its sign alone.
@@ -74,7 +80,8 @@ def attention_gate(modulation: Modulation, time: Tensor, outcome: Tensor) -> Ten
 
     Args:
         modulation: the gate's kind and times.
-        time: of the samples in ms after cue onset [T]; negative before the cue, beyond the trial in the interval after it.
+        time: of the samples in ms after cue onset [T]; negative before the cue, beyond the trial in the interval
+            after it.
         outcome: onset of the outcome in ms [L], negative where none comes.
 
     Returns:

@@ -4,11 +4,12 @@ P estimates the inverse of the (discounted) sum of x x'. One sample changes
 
     g = P x / (lambda + x' P x),   W <- W + (y - W x) g',   P <- (P - g (P x)') / lambda.
 
-With lambda = 1 and P_0 = I / alpha, W is the ridge solution with penalty alpha on all samples so far: it weighs the oldest as much as the newest, so after a
-change it is slow in proportion to its history. lambda < 1 forgets, `reset` forgets at once. P is float64 and symmetrised: in float32 lambda = 0.999 blows up.
+With lambda = 1 and P_0 = I / alpha, W is the ridge solution with penalty alpha on all samples so far: it weighs the
+oldest as much as the newest, so after a change it is slow in proportion to its history. lambda < 1 forgets, `reset`
+forgets at once. P is float64 and symmetrised: in float32 lambda = 0.999 blows up.
 
-Shapes: weight [..., R, N], inverse [..., N, N], x [..., N], target [..., R], gate [...]: all outputs share one P, so one gate serves them.
-Source: Haykin, Adaptive Filter Theory; Sussillo & Abbott 2009 (FORCE).
+Shapes: weight [..., R, N], inverse [..., N, N], x [..., N], target [..., R], gate [...]: all outputs share one P, so
+one gate serves them. Source: Haykin, Adaptive Filter Theory; Sussillo & Abbott 2009 (FORCE).
 """
 
 from __future__ import annotations
@@ -61,7 +62,8 @@ def rls_step(
         target: wanted outputs [..., R].
         gate: [...], 0 or 1: where it is 0 this lane's state stays as it is.
         forgetting: lambda in (0, 1].
-        stale_gain: quirk of Nicola & Clopath's published code: the weights move by P x with P from before the sample, not by g.
+        stale_gain: quirk of Nicola & Clopath's published code: the weights move by P x with P from before the sample,
+            not by g.
 
     Returns:
         (state after the sample, output [..., R] before it), float64.

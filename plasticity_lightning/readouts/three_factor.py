@@ -4,10 +4,12 @@ At every sample E is the eligibility of the input, and each readout moves by
 
     dw = eta g f(y - w . E) E / max(power, |E|^2),
 
-f the modulation of the error. Since the error compares the target with the *lagged* readout, w . x runs ahead of the target by the delay: it peaks at the
-onset of an event whose evoked response peaks a delay later, and rises before it. With f the identity the fixed point is that of LMS on E.
+f the modulation of the error. Since the error compares the target with the *lagged* readout, w . x runs ahead of the
+target by the delay: it peaks at the onset of an event whose evoked response peaks a delay later, and rises before it.
+With f the identity the fixed point is that of LMS on E.
 
-Shapes as in `lms`. Source: an independent model, see docs/papers/prediction_object.md; three-factor rules: Gerstner et al. 2018.
+Shapes as in `lms`. Source: an independent model, see docs/papers/prediction_object.md; three-factor rules: Gerstner
+et al. 2018.
 """
 
 from __future__ import annotations

@@ -1,7 +1,9 @@
-"""Rules over all samples of a trial at once: the step functions of `three_factor`, `lms` and `rls`, compiled, lanes in threads.
+"""Rules over all samples of a trial at once.
 
-Equal to a loop over the step functions up to the order of additions. Shapes: weight [L, R, N], x [L, T, N], target [L, T, R], gate [L, T] or [L, T, R].
-On tensors that are not on the CPU the step functions themselves run.
+The step functions of `three_factor`, `lms` and `rls`, compiled, lanes in threads.
+
+Equal to a loop over the step functions up to the order of additions. Shapes: weight [L, R, N], x [L, T, N], target
+[L, T, R], gate [L, T] or [L, T, R]. On tensors that are not on the CPU the step functions themselves run.
 """
 
 from __future__ import annotations
@@ -52,7 +54,7 @@ def three_factor_over_trial(
     gate = _checked(state.weight, x, target, gate)
     if not _compiles(state.weight, x):
         return _stepwise(
-            lambda s, *sample: three_factor_step(s, *sample, eta, power, modulation), state, x, target, gate
+            lambda s, x, y, g: three_factor_step(s, x, y, g, eta, power, modulation), state, x, target, gate
         )
     from plasticity_lightning.readouts._trial_kernel import delta_trial  # numba is slow to import
 
@@ -63,8 +65,8 @@ def three_factor_over_trial(
     out = output.numpy()
 
     def run(lane: int) -> None:
-        w, *rest = (a[lane] for a in arrays)
-        delta_trial(w, *rest, eta, power, kind, modulation.gain, out[lane])
+        w, now, then, wanted, passed = (a[lane] for a in arrays)
+        delta_trial(w, now, then, wanted, passed, eta, power, kind, modulation.gain, out[lane])
 
     _over_lanes(run, len(x), threads)
     return ThreeFactor(torch.from_numpy(arrays[0]), eligibility), output
@@ -73,11 +75,14 @@ def three_factor_over_trial(
 def rls_over_trial(
     state: RLS, x: Tensor, target: Tensor, gate: Tensor, forgetting: float = 1.0, threads: int = 1
 ) -> tuple[RLS, Tensor]:
-    """`rls_step` over T samples, with gate [L, T]; arguments, result and errors as above. The given state is consumed: P is updated in place."""
+    """`rls_step` over T samples, with gate [L, T]; arguments, result and errors as above.
+
+    The given state is consumed: P is updated in place.
+    """
     gate = _checked(state.weight, x, target, gate)[..., 0]
     x, target = x.double(), target.double()
     if not _compiles(state.weight, x):
-        return _stepwise(lambda s, *sample: rls_step(s, *sample, forgetting), state, x, target, gate)
+        return _stepwise(lambda s, x, y, g: rls_step(s, x, y, g, forgetting), state, x, target, gate)
     from plasticity_lightning.readouts._trial_kernel import rls_trial
 
     output = torch.empty_like(target)
@@ -86,7 +91,8 @@ def rls_over_trial(
     out = output.numpy()
 
     def run(lane: int) -> None:
-        rls_trial(weight[lane], inverse[lane], *(a[lane] for a in inputs), forgetting, out[lane])
+        now, wanted, learns = (a[lane] for a in inputs)
+        rls_trial(weight[lane], inverse[lane], now, wanted, learns, forgetting, out[lane])
 
     _over_lanes(run, len(x), threads)
     return RLS(torch.from_numpy(weight), torch.from_numpy(inverse)), output
@@ -120,7 +126,7 @@ def _over_lanes(run: Callable[[int], None], lanes: int, threads: int) -> None:
         list(pool.map(run, range(lanes)))
 
 
-def _stepwise(step: Callable, state, x: Tensor, target: Tensor, gate: Tensor):  # type: ignore[no-untyped-def, type-arg]
+def _stepwise(step: Callable, state, x: Tensor, target: Tensor, gate: Tensor):  # type: ignore[no-untyped-def]
     outputs = []
     for t in range(x.shape[1]):
         state, output = step(state, x[:, t], target[:, t], gate[:, t])

@@ -1,4 +1,7 @@
-"""The prediction task: exact urns, probes, what each control changes, trials as a function of (seed, lane, k), resume, bad input."""
+"""The prediction task.
+
+Exact urns, probes, what each control changes, trials as a function of (seed, lane, k), resume, bad input.
+"""
 
 from __future__ import annotations
 
@@ -57,7 +60,9 @@ def test_several_latencies_and_outcomes_a_cue():
     task = PredictionTaskDataModule([Phase([cue], blocks=20)], probe_every=0, lead_in_blocks=0)
     seen = Counter((int(t["outcome"]), float(t["onset_ms"])) for t in map(task.trial, range(20)))
     assert seen == {(0, 300.0): 8, (1, 300.0): 8, (0, 600.0): 2, (1, 600.0): 2}
-    three = PredictionTaskDataModule([Phase([Cue([300.0], [0.5, 0.3, 0.2])], blocks=10)], probe_every=0, lead_in_blocks=0)
+    three = PredictionTaskDataModule(
+        [Phase([Cue([300.0], [0.5, 0.3, 0.2])], blocks=10)], probe_every=0, lead_in_blocks=0
+    )
     assert Counter(int(three.trial(k)["outcome"]) for k in range(10)) == {0: 5, 1: 3, 2: 2}
     assert three.n_channels == 4
 
@@ -80,7 +85,11 @@ def test_a_probe_shows_the_cue_alone():
 
 
 def test_a_compound_of_two_cues_is_never_learned():
-    cues = [Cue([400.0], [1.0, 0.0]), Cue([400.0], [0.0, 1.0]), Cue([400.0], [0.5, 0.5], channels=[0, 1], learned=False)]
+    cues = [
+        Cue([400.0], [1.0, 0.0]),
+        Cue([400.0], [0.0, 1.0]),
+        Cue([400.0], [0.5, 0.5], channels=[0, 1], learned=False),
+    ]
     task = PredictionTaskDataModule([Phase(cues, blocks=12)])
     compounds = [t for t in map(task.trial, range(21, task.n_trials)) if int(t["cue"]) == 2]
     assert all(bool(t["probe"]) and t["stimuli"][:, 1].tolist() == [0, 1] for t in compounds)
@@ -88,7 +97,9 @@ def test_a_compound_of_two_cues_is_never_learned():
 
 def test_noise_options_change_what_they_name_and_nothing_else():
     base = PredictionTaskDataModule(seed=3)
-    noisy = PredictionTaskDataModule(seed=3, latency_jitter_ms=40.0, level_noise=0.3, distractors=2.0, distractor_channels=2)
+    noisy = PredictionTaskDataModule(
+        seed=3, latency_jitter_ms=40.0, level_noise=0.3, distractors=2.0, distractor_channels=2
+    )
     assert noisy.n_channels == 7
     shifts, levels, extra = [], [], 0
     for k in range(60):
@@ -164,7 +175,10 @@ def test_lanes_of_ranks_cover_all_once():
         (lambda: PredictionTaskDataModule([]), "phases"),
         (lambda: PredictionTaskDataModule([Phase([Cue([1000.0], [1.0])])]), "window_ms"),
         (lambda: PredictionTaskDataModule([Phase([Cue([100.0], [0.25, 0.75])])]), "urn=10"),
-        (lambda: PredictionTaskDataModule([Phase([Cue([100.0], [1.0])]), Phase([Cue([100.0], [0.5, 0.5])])]), "phase 1"),
+        (
+            lambda: PredictionTaskDataModule([Phase([Cue([100.0], [1.0])]), Phase([Cue([100.0], [0.5, 0.5])])]),
+            "phase 1",
+        ),
         (lambda: PredictionTaskDataModule([Phase([Cue([100.0], [1.0], channels=[3])])]), "channels"),
         (lambda: PredictionTaskDataModule(lanes=0), "lanes"),
         (lambda: PredictionTaskDataModule(probe_every=1), "probe_every"),

@@ -109,7 +109,10 @@ def test_the_lag_makes_the_readout_run_ahead_of_its_target(delay):
 
 
 def test_step_normalisation_keeps_large_inputs_stable_where_a_fixed_step_diverges():
-    """Right after a cue |x|^2 is 9 times its mean: eta 0.3 without the max() multiplies the error by 1 - 2.7 each time."""
+    """Right after a cue |x|^2 is 9 times its mean.
+
+    Eta 0.3 without the max() multiplies the error by 1 - 2.7 each time.
+    """
     x, target, gate = 3 * torch.ones(1), torch.ones(1), torch.ones(1)
     normalised, fixed = torch.zeros(1, 1), torch.zeros(1, 1)
     for _ in range(200):

@@ -1,0 +1,1 @@
+"""Callbacks on modules that predict: what gates their learning, and what they have learned."""

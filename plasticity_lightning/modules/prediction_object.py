@@ -1,0 +1,389 @@
+"""The prediction object.
+
+What comes next, when and with what probability, read from one spiking reservoir and learned without backpropagation.
+
+A trial a batch, lanes (seeds) in parallel. *Simulate*: the reservoir, open loop, carries its state from trial to
+trial. *Normalise*: homeostasis. *Read*: z_when and z_k, before anything is learned from the trial. *Learn*: time
+online within the trial, identities offline after it; or a foil's rule on the same input. The attention gate and the
+error's part are the Callback `ErrorModulation`; without it the rule's own defaults hold.
+
+Source: an independent model of what Yamada & Chao (arXiv 2510.14382) report: of the paper only abstracts are known.
+See docs/papers/prediction_object.md.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal, cast
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from plasticity_lightning.errors import UserError
+from plasticity_lightning.measures.prediction import timing_error
+from plasticity_lightning.measures.prediction_record import PredictionRecord, scores
+from plasticity_lightning.modules.lane_exchange import exchange_lanes
+from plasticity_lightning.readouts.homeostasis import Homeostasis
+from plasticity_lightning.readouts.learners import Trial, learner_named
+from plasticity_lightning.readouts.modulation import Modulation
+from plasticity_lightning.runtime.trial_store import TrialStore, next_key
+from plasticity_lightning.spiking.izhikevich import NeuronSpread
+from plasticity_lightning.spiking.reservoir import (
+    Drive,
+    EngineName,
+    Reservoir,
+    ReservoirActivity,
+    ReservoirOptions,
+    ReservoirState,
+    SplitExponentials,
+    Trace,
+    draw_reservoir,
+    initial_state,
+    join_lanes,
+)
+from plasticity_lightning.spiking.reservoir import engine as select_engine
+from plasticity_lightning.spiking.threads import available_threads
+
+__all__ = ["PredictionObject"]
+
+# hyperparameters are part of checkpoints, which are read with weights_only=True
+torch.serialization.add_safe_globals([ReservoirOptions, NeuronSpread, SplitExponentials])
+
+_CARRIED = ("v", "u", "first", "second", "inhibitory", "rising", "decaying")
+
+
+class PredictionObject(pl.LightningModule):
+    """Reservoir, homeostasis and readouts; every rule of `readouts.learners.LEARNERS` runs the same protocol.
+
+    Batches are those of `PredictionTaskDataModule`. Lane l has the network and the noise of seed `seed + l`, whatever
+    the other lanes are. States are kept in half precision, cached or not, so that a cache changes no result.
+
+    Args:
+        reservoir: how a lane's network is drawn; `n_channels` must be the data's cues, outcomes and distractors.
+        n_outcomes: K, as in the data.
+        lanes: L, as in the data.
+        seed: of the first lane.
+        rule: "three_factor" is the prediction object; "lms", "force", "rls" and "ridge" are foils.
+        rule_arguments: options of the rule, see `readouts.learners`.
+        reset_phases: phases of the protocol at whose first trial the rule forgets its history, not its weights.
+        deviation_floor: Hz added to each neuron's deviation, positive.
+        inhibition: whether the population's mean is subtracted at each instant.
+        homeostasis_tau: time constant of the running statistics in trials; None: the average over the lead-in, then
+            frozen.
+        engine: simulation back end.
+        threads: CPU threads over lanes; None takes all.
+        cache_dir: where states are kept for other runs; None keeps none.
+
+    Raises:
+        ValueError: if an argument is outside its range.
+    """
+
+    state_step: Tensor
+    state_history: Tensor
+
+    def __init__(
+        self,
+        reservoir: ReservoirOptions = ReservoirOptions(),  # noqa: B008 - frozen dataclass, and the CLI shows its fields
+        n_outcomes: int = 2,
+        lanes: int = 1,
+        seed: int = 0,
+        rule: Literal["three_factor", "lms", "force", "rls", "ridge"] = "three_factor",
+        rule_arguments: dict[str, Any] | None = None,
+        reset_phases: list[int] | None = None,
+        deviation_floor: float = 2.0,
+        inhibition: bool = True,
+        homeostasis_tau: float | None = None,
+        engine: EngineName = "auto",
+        threads: int | None = None,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        for name, value, least in (("n_outcomes", n_outcomes, 1), ("lanes", lanes, 1), ("seed", seed, 0)):
+            if value < least:
+                raise ValueError(f"{name}={value} must be at least {least}")
+        if threads is not None and threads < 1:
+            raise ValueError(f"threads={threads} must be at least 1, or None for all cores")
+        self.save_hyperparameters()
+        self.automatic_optimization = False
+        self.options, self.n_outcomes, self.n_lanes = reservoir, n_outcomes, lanes
+        self.n_excitatory = round(reservoir.excitatory_fraction * reservoir.n_neurons)
+        self.learner = learner_named(rule, rule_arguments)
+        self.error_modulation: Modulation | None = None
+        self.simulate = select_engine(engine)
+        self.trace = Trace()
+        self.homeostasis = Homeostasis(lanes, reservoir.n_neurons, deviation_floor, inhibition, homeostasis_tau)
+        state = self.learner.start(lanes, n_outcomes, reservoir.n_neurons)
+        self.readout_weight = torch.nn.Parameter(state.pop("weight"), requires_grad=False)
+        self._rule_state = list(state)
+        for name, initial in state.items():
+            self.register_buffer(f"rule_{name}", initial)
+        for name in _CARRIED:
+            self.register_buffer(f"state_{name}", torch.zeros(lanes, reservoir.n_neurons, dtype=torch.float64))
+        self.register_buffer("state_step", torch.zeros(lanes, dtype=torch.int64))
+        self.register_buffer("state_history", torch.zeros(lanes, 16, dtype=torch.uint8))
+        self.record = PredictionRecord(lanes, n_outcomes, self.learner.product)
+        self.last_input: Tensor | None = None
+        self._lanes = range(lanes)
+        self._reservoir: Reservoir | None = None
+        self._store = None if cache_dir is None else TrialStore(Path(cache_dir))
+
+    # a trial
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """Simulate, normalise, read, record; then learn, unless it is a probe or the lead-in."""
+        self._take_lanes(batch)
+        mine = self._slice
+        activity = self.states(batch)
+        if batch["lead_in"] or self.homeostasis.tau is not None:
+            self.homeostasis.update(activity, mine)
+        if not batch["lead_in"]:
+            self._require_statistics()
+        x = self.homeostasis(activity, mine)
+        self.last_input = x
+        self.record.add(batch, self._read(x), self.sample_times(batch, x.shape[1]))
+        values = {} if batch["lead_in"] else self._learn(batch, x)
+        self._log(batch, values)
+
+    def states(self, batch: dict[str, Any]) -> Tensor:
+        """Readout traces float32 [l, T, N] in Hz of these lanes for a trial: simulated, or taken from the cache.
+
+        The carried state moves on.
+
+        T covers the trial, and the interval after it where the gate is open there, too.
+        """
+        steps = batch["duration_ms"].tolist()
+        keys = self._next_keys(batch)
+        kept = None if self._store is None else [self._store.get(key) for key in keys]
+        if kept is not None and all(found is not None for found in kept):
+            found = cast(list[dict[str, Any]], kept)
+            traces = [torch.from_numpy(f["trace"]) for f in found]
+            after = [torch.from_numpy(f["state"]) for f in found]
+        else:
+            trace, state = self._simulate(batch, self._lanes, cast(Reservoir, self._reservoir))
+            traces = [t[: length // int(self.trace.every)].half() for t, length in zip(trace.trace, steps, strict=True)]
+            after = list(torch.stack([getattr(state, name) for name in _CARRIED], 1))
+            if self._store is not None:
+                for key, t, s in zip(keys, traces, after, strict=True):
+                    self._store.put(key, {"trace": t.numpy(), "state": s.numpy()})
+        for row, name in enumerate(_CARRIED):
+            getattr(self, f"state_{name}")[self._slice] = torch.stack([s[row] for s in after]).to(self.device)
+        self.state_step[self._slice] += batch["duration_ms"].to(self.device)
+        self.state_history[self._slice] = torch.stack(
+            [torch.frombuffer(bytearray(k), dtype=torch.uint8) for k in keys]
+        ).to(self.device)
+        samples = max(steps) if self._modulation.gate == "always" else batch["trial_ms"]
+        samples //= int(self.trace.every)
+        padded = torch.zeros(len(traces), samples, self.options.n_neurons)
+        for row, t in enumerate(traces):
+            padded[row, : min(len(t), samples)] = t[:samples].float()
+        return padded.to(self.device)
+
+    def sample_times(self, batch: dict[str, Any], n_samples: int) -> Tensor:
+        """Times of samples in ms after cue onset [T]; a sample at t has seen the steps before t only."""
+        return (torch.arange(n_samples, device=self.device) + 1) * self.trace.every - batch["time_zero_ms"]
+
+    def _learn(self, batch: dict[str, Any], x: Tensor) -> dict[str, Tensor]:
+        mine = self._slice
+        phase = int(batch["phase"])
+        if phase in (self.hparams["reset_phases"] or []) and phase != self._last_phase:
+            self._set_rule(slice(None), self.learner.reset(self._rule(slice(None))))
+        self._last_phase = phase
+        trial = Trial(
+            self.sample_times(batch, x.shape[1]), batch["onset_ms"], batch["outcome"], (~batch["probe"]).to(x.dtype)
+        )
+        before = self._rule(mine)
+        after, values = self.learner.learn(before, x, trial, self._modulation, self._threads)
+        self._set_rule(mine, after)
+        # the rule as an optimizer: a change of weights is a negative gradient, so steps, hooks and checkpoints count it
+        change = torch.zeros_like(self.readout_weight)
+        change[mine] = before["weight"] - after["weight"].to(before["weight"])
+        if self.trainer.world_size > 1:  # lanes are disjoint: the sum over ranks is every lane's own change
+            torch.distributed.all_reduce(change)
+        self.readout_weight.grad = change
+        cast(LightningOptimizer, self.optimizers()).step()
+        return values
+
+    _last_phase = -1
+
+    def _read(self, x: Tensor) -> Tensor:
+        rows = self.readout_weight[self._slice, : 1 + self.n_outcomes]
+        return x.to(rows.dtype) @ rows.transpose(1, 2)
+
+    def _log(self, batch: dict[str, Any], values: dict[str, Tensor]) -> None:
+        if bool(batch["probe"].any()):
+            probes = batch["probe"].cpu()
+            line = self.record.trials_line(-1)
+            peak = line["peak_ms"][batch["lane"].cpu()][probes]
+            error = timing_error(peak, batch["latencies_ms"].cpu()[probes])
+            if bool(error.isfinite()):
+                self.log("probe/timing_error_ms", error, batch_size=1)
+        for name, value in values.items():
+            self.log(f"train/{name}", value.float().mean(), batch_size=1)
+        self.log("train/phase", float(batch["phase"]), batch_size=1)
+
+    # the end
+
+    def test_step(self, truth: dict[str, Tensor], batch_idx: int) -> None:
+        """Score what was recorded; means over lanes, medians for trials to adapt."""
+        if not len(self.record):
+            raise MisconfigurationException(f"{type(self).__name__} has recorded nothing: fit it, or give --ckpt_path")
+        for name, value in self.scores(truth).items():
+            centre = value.nanmedian() if name.startswith("trials_to") else value.nanmean()
+            self.log(f"test/{name}", centre.float(), batch_size=1, rank_zero_only=True)
+
+    def scores(self, truth: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Scores of every lane, float64 [L] each; see `measures.prediction_record.scores`."""
+        return scores(self.record, {name: value.cpu() for name, value in truth.items()})
+
+    # what callbacks see
+
+    def recorded_spikes(self, batch: dict[str, Any]) -> ReservoirActivity:
+        """A trial of the batch's lanes with every spike kept, from the present state, which does not move."""
+        lanes = _lanes_of(batch)
+        return self._simulate(batch, lanes, join_lanes([self._draw(lane) for lane in lanes]), record=True)[0]
+
+    def remembered_tags(self) -> tuple[Tensor, Tensor, Tensor] | None:
+        """Tags [L, M, N], their outcomes [L, M, K], newest first, and how many are filled [L].
+
+        None for a rule without tags.
+        """
+        if "tag" not in self._rule_state:
+            return None
+        tag, outcome, filled = (self._rule(slice(None))[name] for name in ("tag", "tag_outcome", "tags"))
+        return tag, outcome, filled
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """Takes weight changes as they are: the rule has scaled them."""
+        return torch.optim.SGD([self.readout_weight], lr=1.0)
+
+    # set-up, checkpoints
+
+    def setup(self, stage: str) -> None:
+        """Refuse data that do not fit, and a gate that the rule would not consult."""
+        data = getattr(self.trainer, "datamodule", None)
+        wanted = {"n_channels": self.options.n_channels, "n_outcomes": self.n_outcomes, "lanes": self.n_lanes}
+        for name, value in wanted.items():
+            given = getattr(data, name, value)
+            if given != value:
+                where = "reservoir.n_channels" if name == "n_channels" else name
+                raise MisconfigurationException(
+                    f"the data have {name}={given}, the model {where}={value}: set it to {given}"
+                )
+        if stage == "fit" and self.homeostasis.tau is None and getattr(data, "lead_in_blocks", 1) == 0:
+            raise MisconfigurationException(
+                "lead_in_blocks=0: homeostasis has nothing to average over; give a lead-in, or homeostasis_tau=200"
+            )
+
+    def on_fit_start(self) -> None:
+        """Callbacks have filled the slot by now."""
+        if self.error_modulation is not None and not self.learner.modulated:
+            raise MisconfigurationException(
+                f"rule={self.hparams['rule']!r} is supervised over the whole window and consults no ErrorModulation: remove the callback"
+            )
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Bring all lanes together, and keep record and phase beside the buffers."""
+        self.exchange()
+        checkpoint["prediction_object"] = {"record": self.record.state_dict(), "last_phase": self._last_phase}
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Restore them."""
+        kept = checkpoint["prediction_object"]
+        self.record.load_state_dict(kept["record"])
+        self._last_phase = kept["last_phase"]
+
+    def on_train_end(self) -> None:
+        """Every process has every lane's results."""
+        self.exchange()
+
+    def exchange(self) -> None:
+        """Make the state of all lanes known to all processes; each has written its own lanes only."""
+        buffers = [b for name, b in self.named_buffers() if b.shape[:1] == (self.n_lanes,)]
+        exchange_lanes([*buffers, *self.record.lane_tensors()], self._lanes, self.trainer.world_size)
+
+    # private
+
+    @property
+    def _slice(self) -> slice:
+        return slice(self._lanes.start, self._lanes.stop)
+
+    @property
+    def _modulation(self) -> Modulation:
+        return self.error_modulation or Modulation()
+
+    @property
+    def _threads(self) -> int:
+        return self.hparams["threads"] or available_threads()
+
+    def _take_lanes(self, batch: dict[str, Any]) -> None:
+        lanes = _lanes_of(batch)
+        if lanes.stop > self.n_lanes:
+            raise ValueError(f"lane={list(lanes)} must be below lanes={self.n_lanes}")
+        if lanes != self._lanes or self._reservoir is None:
+            self._lanes = lanes
+            self._reservoir = join_lanes([self._draw(lane) for lane in lanes])
+
+    def _draw(self, lane: int) -> Reservoir:
+        return draw_reservoir(self.options, generator=torch.Generator().manual_seed(self.hparams["seed"] + lane))
+
+    def _simulate(
+        self, batch: dict[str, Any], lanes: range, reservoir: Reservoir, record: bool = False
+    ) -> tuple[ReservoirActivity, ReservoirState]:
+        rows, mine = batch["stimuli"].tolist(), slice(lanes.start, lanes.stop)
+        shown = [
+            [(int(c), int(on), int(off), level) for i, c, on, off, level in rows if i == row]
+            for row in range(len(lanes))
+        ]
+        drive = Drive.intervals(batch["duration_ms"].tolist(), self.options.n_channels, shown)
+        start = initial_state(reservoir, [self.hparams["seed"] + lane for lane in lanes])
+        step = self.state_step[mine].cpu()
+        if int(step.max()):  # every lane has begun with the first trial
+            carried = {name: getattr(self, f"state_{name}")[mine].cpu() for name in _CARRIED}
+            start = ReservoirState(**carried, key=start.key, step=step)
+        return self.simulate(reservoir, drive, start, trace=self.trace, record=record, threads=self.hparams["threads"])
+
+    def _next_keys(self, batch: dict[str, Any]) -> list[bytes]:
+        """Names of the trial's states: all that determines them, lane by lane."""
+        keys = []
+        stimuli = batch["stimuli"].cpu()
+        for row, lane in enumerate(self._lanes):
+            history = bytes(self.state_history[lane].tolist())
+            if not any(history):
+                history = next_key(b"", repr((self.options, self.trace, self.hparams["seed"] + lane)).encode())
+            shown = stimuli[stimuli[:, 0] == row, 1:].contiguous().numpy().tobytes()
+            keys.append(next_key(history, int(batch["duration_ms"][row]).to_bytes(8, "little"), shown))
+        return keys
+
+    def _rule(self, lanes: slice) -> dict[str, Tensor]:
+        return {
+            "weight": self.readout_weight[lanes],
+            **{n: getattr(self, f"rule_{n}")[lanes] for n in self._rule_state},
+        }
+
+    def _set_rule(self, lanes: slice, state: dict[str, Tensor]) -> None:
+        for name in self._rule_state:
+            getattr(self, f"rule_{name}")[lanes] = state[name]
+
+    def _require_statistics(self) -> None:
+        if not int(self.homeostasis.trials):
+            raise UserError(
+                "no lead-in trial has passed before learning: homeostasis has no statistics; give homeostasis_tau"
+            )
+        silent = [lane for lane in self._lanes if not float(self.homeostasis.power[lane])]
+        if silent:
+            raise UserError(
+                f"lanes {silent}: no neuron's activity varied in the lead-in, there is nothing to read out; raise reservoir.stimulus="
+                f"{self.options.stimulus} or reservoir.spread.bias_excitatory={self.options.spread.bias_excitatory}"
+            )
+
+
+def _lanes_of(batch: dict[str, Any]) -> range:
+    """Lanes of a batch: contiguous, for every process holds a slice."""
+    lane = batch["lane"].tolist()
+    lanes = range(lane[0], lane[0] + len(lane))
+    if lane != list(lanes):
+        raise ValueError(f"lane={lane} must be contiguous and ascending")
+    return lanes
