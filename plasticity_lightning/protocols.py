@@ -22,7 +22,9 @@ __all__ = [
     "HasPlasticityGroups",
     "HasPrediction",
     "HasProgress",
+    "HasReplayRatio",
     "HasTasks",
+    "RecordsEpisodes",
 ]
 
 
@@ -150,3 +152,28 @@ class HasTasks(Protocol):
 
     def task_of(self, epoch: int) -> int:
         """Task, from 0, that is trained in an epoch, from 0."""
+
+
+@runtime_checkable
+class HasReplayRatio(Protocol):
+    """A module or data module that decides how often it learns from its data by a number that others may set.
+
+    Attributes:
+        replay_ratio: updates for each environment step, or passes over recent data; read again at every step.
+    """
+
+    replay_ratio: float
+
+
+@runtime_checkable
+class RecordsEpisodes(Protocol):
+    """A module that can keep the pictures of an episode that it plays in validation or test.
+
+    Attributes:
+        record_scenes: side in pixels of the pictures to keep of the next evaluation's first episode; 0 keeps none.
+    """
+
+    record_scenes: int
+
+    def recorded_scenes(self) -> Tensor | None:
+        """The pictures, uint8 [T, H, W, 3], or None."""

@@ -1,5 +1,6 @@
 """Shared behaviour: one Callback a file, each useful on a stranger's LightningModule."""
 
+from plasticity_lightning.callbacks.control import AdaptiveReplayRatio, EvaluationVideo, StopAfter
 from plasticity_lightning.callbacks.interventions import (
     ContinualBackprop,
     L2Init,
@@ -21,9 +22,11 @@ from plasticity_lightning.callbacks.sparse_training.one_shot_pruning import OneS
 from plasticity_lightning.callbacks.sparse_training.prune_regrow import PruneRegrowScheduler
 
 __all__ = [
+    "AdaptiveReplayRatio",
     "AstrocyteFeedback",
     "ContinualBackprop",
     "ErrorModulation",
+    "EvaluationVideo",
     "L2Init",
     "LiquidMonitor",
     "ModuleTransform",
@@ -37,5 +40,6 @@ __all__ = [
     "Reset",
     "ShrinkAndPerturb",
     "SoftReset",
+    "StopAfter",
     "SubspaceMonitor",
 ]

@@ -30,6 +30,7 @@ from plasticity_lightning.cli.runs import claim_run_dir, resolve_checkpoint
 from plasticity_lightning.errors import UserError
 from plasticity_lightning.runtime.checkpoint import AtomicCheckpoint
 from plasticity_lightning.runtime.graceful_stop import GracefulStop
+from plasticity_lightning.runtime.heap import keep_heap
 from plasticity_lightning.runtime.rng import RNGState
 
 __all__ = ["PlasticityCLI", "exit_status", "run"]
@@ -123,9 +124,8 @@ class PlasticityCLI(LightningCLI):
         self._setup_end = _SetupEnd()
         super().__init__(
             LightningModule,
-            LightningDataModule,
+            None,  # any LightningDataModule, or none: a module may make its own data
             subclass_mode_model=True,
-            subclass_mode_data=True,
             auto_configure_optimizers=False,
             save_config_callback=RunConfig,
             save_config_kwargs={"save_to_log_dir": False},
@@ -142,6 +142,7 @@ class PlasticityCLI(LightningCLI):
         parser.add_lightning_class_args(GracefulStop, "graceful_stop")
         parser.add_lightning_class_args(AtomicCheckpoint, "checkpoint")
         parser.add_argument("--test_after_fit", type=bool, default=True, help="Run the test loop after `fit`.")
+        parser.add_argument("--keep_heap", type=bool, default=False, help="Keep freed memory: faster on CPUs (glibc).")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; LightningCLI's warning about explicit arguments does not apply here."""
@@ -169,6 +170,8 @@ class PlasticityCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; a refused value becomes one message."""
+        if self._get(self.config, "keep_heap"):
+            print(keep_heap(), file=sys.stderr)
         try:
             super().instantiate_classes()
         except _EXPECTED as error:

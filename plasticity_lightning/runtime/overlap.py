@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
-__all__ = ["EagerExecution", "hold", "release", "suspended", "unobserved"]
+__all__ = ["EagerExecution", "counted", "hold", "release", "suspended", "uncounted", "unobserved"]
 
 
 class _Held(threading.local):
     def __init__(self) -> None:
         self.contexts: list[AbstractContextManager[Any]] = []  # outermost first
+        self.uncounted = 0
 
 
 _held = _Held()  # like torch's stack of modes: one for each thread
@@ -70,6 +71,26 @@ def suspended() -> Iterator[None]:
     finally:
         for context in contexts:
             hold(context)
+
+
+@contextmanager
+def uncounted() -> Iterator[None]:
+    """Forward passes inside belong to the training step, but not to the activity that monitors measure on its batch.
+
+    For a network that judges another one's output, as the critic does in the actor's loss: it has gradients, yet the
+    batch on which it learns is another.
+    """
+    _held.uncounted += 1
+    try:
+        with suspended():
+            yield
+    finally:
+        _held.uncounted -= 1
+
+
+def counted() -> bool:
+    """Whether a forward pass now belongs to what a monitor measures: false inside `uncounted`."""
+    return _held.uncounted == 0
 
 
 def unobserved() -> AbstractContextManager[None]:

@@ -27,7 +27,7 @@ from plasticity_lightning.callbacks.monitoring.layers import (
 from plasticity_lightning.callbacks.monitoring.spikes import SPIKE_MEASURES, SpikeRecorder, multi_step
 from plasticity_lightning.measures.activity import Saturating, activation_norm, zero_grad_units
 from plasticity_lightning.measures.metrics import ActiveFraction, FeatureRank, MeanOf, Saturated, UnitActivity
-from plasticity_lightning.runtime.overlap import hold, release, unobserved
+from plasticity_lightning.runtime.overlap import counted, hold, release, unobserved
 
 __all__ = ["ActivationCollector", "LayerValues", "applies"]
 
@@ -248,7 +248,8 @@ class ActivationCollector:
         function: Callable[[Tensor], Tensor],
         module: nn.Module | None = None,
     ) -> None:
-        if output.ndim < 2 or not output.numel() or not (self._all_calls or torch.is_grad_enabled()):
+        learning = self._all_calls or torch.is_grad_enabled()
+        if output.ndim < 2 or not output.numel() or not learning or not counted():
             return
         with unobserved():
             self._record(base, kind, output.detach(), before, function, module)

@@ -124,6 +124,16 @@ class Collector:
                 getattr(steps, name)[where] = array
         return steps
 
+    def render(self, height: int, width: int) -> np.ndarray:
+        """The present scenes for videos, uint8 [E, height, width, 3], between `result` and `submit`.
+
+        Raises:
+            RuntimeError: if a result has not been fetched.
+        """
+        if self._submitted:
+            raise RuntimeError("render: fetch the result of the submitted actions first")
+        return np.stack([scene for scenes in self._all("render", [(height, width)] * len(self._parts)) for scene in scenes])
+
     def state(self) -> list[State]:
         """States of all environments, between `result` and `submit`.
 

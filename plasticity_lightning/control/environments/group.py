@@ -103,6 +103,9 @@ class EnvironmentGroup:
         for environment, state in zip(self._environments, states, strict=True):
             environment.set_state(state)
 
+    def _render(self, size: tuple[int, int]) -> list[np.ndarray]:
+        return [environment.render(*size) for environment in self._environments]
+
 
 def _guarded(environment: PixelEnvironment, action: np.ndarray | None) -> Step:
     try:

@@ -163,3 +163,18 @@ def test_bad_arguments_are_named():
         Collector(EnvironmentSpec("reach"), [0, 1], "process", processes=3)
     with pytest.raises(ValueError, match="at least one seed"):
         Collector(EnvironmentSpec("reach"), [], "inline")
+
+
+def test_scenes_are_the_environments_own_in_both_modes():
+    inline, process = (Collector(EnvironmentSpec("reach"), [3, 4], mode) for mode in ("inline", "process"))
+    try:
+        inline.reset(), process.reset()
+        scenes = inline.render(32, 40)
+        assert scenes.shape == (2, 32, 40, 3)
+        assert not np.array_equal(scenes[0], scenes[1])
+        assert np.array_equal(scenes, process.render(32, 40))
+        inline.submit(np.zeros((2, 2), np.float32))
+        with pytest.raises(RuntimeError, match="fetch the result"):
+            inline.render(8, 8)
+    finally:
+        inline.close(), process.close()

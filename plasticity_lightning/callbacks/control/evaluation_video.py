@@ -1,0 +1,131 @@
+"""A video of one evaluation episode, as an animated GIF in TensorBoard and beside the checkpoints."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+
+from plasticity_lightning.protocols import RecordsEpisodes
+
+__all__ = ["EvaluationVideo", "animated_gif"]
+
+
+class EvaluationVideo(Callback):
+    """Keeps the pictures of the first episode of an evaluation as `eval/episode`.
+
+    Acts on any module with the protocol `RecordsEpisodes`. TensorBoard plays a GIF that stands in an image summary, so
+    no video library is needed.
+
+    Args:
+        every: evaluations between two videos, at least 1; the first evaluation gives one. A test always gives one.
+        size: side of the pictures in pixels.
+        frames_per_second: of the video.
+        every_nth: keep each n-th picture.
+        folder: where the files go, named by frame; None takes `videos` in the run's folder, if it has one.
+
+    Raises:
+        ValueError: if a number is not positive.
+        MisconfigurationException: at setup, if the module does not record episodes.
+    """
+
+    def __init__(
+        self,
+        every: int = 1,
+        size: int = 128,
+        frames_per_second: int = 20,
+        every_nth: int = 1,
+        folder: str | None = None,
+    ) -> None:
+        for name, value in (
+            ("every", every),
+            ("size", size),
+            ("frames_per_second", frames_per_second),
+            ("every_nth", every_nth),
+        ):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1")
+        self.every, self.size, self.frames_per_second, self.every_nth = every, size, frames_per_second, every_nth
+        self.folder = folder
+        self._evaluations = 0
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Check that the module records."""
+        if not isinstance(pl_module, RecordsEpisodes):
+            raise MisconfigurationException(
+                f"EvaluationVideo needs {type(pl_module).__name__} to have an attribute record_scenes: int and a method "
+                "recorded_scenes() that returns pictures uint8 [T, H, W, 3]"
+            )
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask for pictures if a video is due."""
+        due = self._evaluations % self.every == 0 and not trainer.sanity_checking and trainer.is_global_zero
+        pl_module.record_scenes = self.size if due else 0
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the video."""
+        if not trainer.sanity_checking:
+            self._evaluations += 1
+            self._write(trainer, pl_module, "eval")
+
+    def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ask for pictures."""
+        pl_module.record_scenes = self.size if trainer.is_global_zero else 0
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Write the video."""
+        self._write(trainer, pl_module, "test")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Evaluations so far."""
+        return {"evaluations": self._evaluations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Count on."""
+        self._evaluations = state_dict["evaluations"]
+
+    def _write(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        scenes = pl_module.recorded_scenes() if pl_module.record_scenes else None
+        pl_module.record_scenes = 0
+        if scenes is None:
+            return
+        scenes = scenes[:: self.every_nth]
+        video, frame = animated_gif(scenes, self.frames_per_second), int(pl_module.progress()["frame"])
+        folder = self.folder or (f"{trainer.log_dir}/videos" if trainer.loggers and trainer.log_dir else None)
+        if folder is not None:
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            (Path(folder) / f"{stage}_{frame:09d}.gif").write_bytes(video)
+        for logger in trainer.loggers:
+            if isinstance(logger, TensorBoardLogger):
+                _add_gif(logger.experiment, f"{stage}/episode", video, scenes, frame)
+
+
+def animated_gif(scenes: Tensor, frames_per_second: int) -> bytes:
+    """Pictures uint8 [T, H, W, 3] as an animated GIF that repeats.
+
+    Raises:
+        ValueError: if there is no picture.
+    """
+    from PIL import Image
+
+    if not len(scenes):
+        raise ValueError("scenes holds no picture")
+    pictures = [Image.fromarray(np.ascontiguousarray(scene)) for scene in scenes.cpu().numpy()]
+    buffer = io.BytesIO()
+    milliseconds = max(round(1000 / frames_per_second), 20)  # viewers slow down below 20
+    pictures[0].save(buffer, "GIF", save_all=True, append_images=pictures[1:], duration=milliseconds, loop=0)
+    return buffer.getvalue()
+
+
+def _add_gif(experiment: Any, name: str, video: bytes, scenes: Tensor, step: int) -> None:
+    from tensorboard.compat.proto.summary_pb2 import Summary
+
+    _, height, width, _ = scenes.shape
+    image = Summary.Image(height=height, width=width, colorspace=3, encoded_image_string=video)
+    experiment._get_file_writer().add_summary(Summary(value=[Summary.Value(tag=name, image=image)]), step)

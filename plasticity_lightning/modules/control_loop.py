@@ -1,0 +1,457 @@
+"""The training loop of visual control inside the Trainer; it knows no agent.
+
+One Trainer batch is a tick: the agent acts on what it sees, the environments begin to step, the updates that the replay
+ratio owes run meanwhile, then the steps are fetched and stored. The action is fixed before the updates, as in DrQ-v2's
+code, so the overlap changes nothing. Evaluation episodes are the validation loop. A subclass is an agent: it says how
+to `act` and how to `update` from a batch of transitions.
+"""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from plasticity_lightning.control.environments.collector import Collector, Steps
+from plasticity_lightning.control.environments.contract import Actions
+from plasticity_lightning.control.environments.frame_stack import FrameStack
+from plasticity_lightning.control.replay import Batch, FrameReplay
+from plasticity_lightning.control.replay.replay import PixelType
+from plasticity_lightning.control.update_credit import UpdateCredit
+from plasticity_lightning.interventions.initialise import derive_seed
+from plasticity_lightning.modules.control_options import EnvironmentOptions, LoopOptions, ReplayOptions
+from plasticity_lightning.runtime.clock import logging_due
+from plasticity_lightning.runtime.ticks import TickLoader
+
+__all__ = ["ControlLoop", "Episode"]
+
+
+class Episode(NamedTuple):
+    """An episode played with the agent's best actions: sum of rewards, steps, actions [T, ...], rewards [T]."""
+
+    score: float
+    steps: int
+    actions: Tensor
+    rewards: Tensor
+
+
+class ControlLoop(LightningModule):
+    """Environments, replay and replay ratio around an agent; subclasses implement `act` and `update`.
+
+    Args:
+        environment: which environments.
+        replay: what is kept of them.
+        loop: when to explore, learn and evaluate.
+
+    Attributes:
+        replay_ratio: updates per environment step; may be set at any time.
+        record_scenes: side in pixels of the scenes to keep of the next evaluation's first episode; 0 keeps none.
+        evaluation_generator: random generator for agents that draw in evaluations.
+
+    Logs:
+        `train/return` of each finished episode; every `log_every_n_steps` ticks means of what `update` returns,
+        `replay_ratio`, `frames`, `updates_per_second`, `frames_per_second`; `eval/return`, `eval/episode_steps`. The
+        x-axis counts frames.
+
+    Raises:
+        UserError: if there is no such environment.
+        ValueError: if n_step is longer than an episode.
+    """
+
+    pixels: PixelType = "float32"
+
+    def __init__(self, environment: EnvironmentOptions, replay: ReplayOptions, loop: LoopOptions) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.environment_options, self.replay_options, self.loop_options = environment, replay, loop
+        probe = environment.spec.make(loop.seed)
+        self.actions: Actions = probe.actions
+        self.frame_shape, self.frames_per_step = probe.frame_shape, probe.frames_per_step
+        episode_steps = probe.episode_steps
+        probe.close()
+        if episode_steps is not None and replay.n_step > episode_steps:
+            raise ValueError(
+                f"n_step={replay.n_step} is longer than an episode of {environment.name}, {episode_steps} steps"
+            )
+        channels, height, width = self.frame_shape
+        self.observation_shape = (environment.stack * channels, height, width)
+        self.steps = self.updates = self.episodes = self.evaluations = 0
+        self.credit = UpdateCredit(loop.replay_ratio)
+        self.record_scenes = 0
+        self._recorded: Tensor | None = None
+        self._collector: Collector | None = None
+        self._evaluator: Collector | None = None
+        self._in_tick = False
+        self._final_states: list[Any] | None = None
+        self._sums: dict[str, Tensor] = {}
+        self._summed = 0
+        self._last_return = float("nan")
+        self._restored: dict[str, Any] | None = None
+
+    # what an agent is
+
+    def act(self, observation: Tensor, explore: bool) -> Tensor:
+        """Actions for observations uint8 [E, C, H, W] on the module's device: with exploration noise, or the best."""
+        raise NotImplementedError
+
+    def update(self, batch: Batch) -> dict[str, Tensor]:
+        """Learn from a batch on the module's device; returns scalars to be averaged and logged."""
+        raise NotImplementedError
+
+    def start_agent(self) -> None:
+        """Make what belongs to a run, random generators for instance; before a checkpoint's states are restored."""
+
+    def generators(self) -> dict[str, torch.Generator]:
+        """The agent's own random generators by name, for the checkpoint."""
+        return {}
+
+    # what a Callback may use
+
+    @property
+    def replay_ratio(self) -> float:
+        """Updates per environment step."""
+        return self.credit.replay_ratio
+
+    @replay_ratio.setter
+    def replay_ratio(self, value: float) -> None:
+        self.credit.replay_ratio = value
+
+    @property
+    def augmenting(self) -> bool:
+        """Whether batches are augmented at this step."""
+        start, end = self.replay_options.augment_from, self.replay_options.augment_until
+        return start <= self.steps and (end is None or self.steps < end)
+
+    def progress(self) -> dict[str, int]:
+        """Frames, environment steps, updates and finished episodes of this rank so far."""
+        frame = self.steps * self.frames_per_step
+        return {"frame": frame, "step": self.steps, "update": self.updates, "episode": self.episodes}
+
+    def recorded_scenes(self) -> Tensor | None:
+        """Pictures uint8 [T, H, W, 3] of the last evaluation's first episode, None if they were not asked for."""
+        return self._recorded
+
+    # the loop
+
+    def train_dataloader(self) -> TickLoader:
+        """Ticks."""
+        return TickLoader(self.loop_options.ticks_per_epoch)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Numbers of evaluation episodes."""
+        return DataLoader(range(self.loop_options.evaluation_episodes), batch_size=1)  # type: ignore[arg-type]
+
+    test_dataloader = predict_dataloader = val_dataloader
+
+    def on_train_start(self) -> None:
+        """Start environments and replay, or take them up where the checkpoint left them."""
+        options = self.environment_options
+        seeds = [self.seed_for(f"environment {i}") for i in range(options.number)]
+        self._collector, self._final_states = Collector(options.spec, seeds, options.mode), None
+        self._stack = FrameStack(options.stack, options.padding)
+        self._replay = self._make_replay()
+        self._uniform = np.random.default_rng(self.seed_for("uniform actions"))
+        self._returns = np.zeros(options.number)
+        self._collected = 0  # steps that the replay has seen
+        self.start_agent()
+        restored, self._restored = self._restored, None
+        if restored is None:
+            self._begin_episodes()
+        else:
+            self._restore(restored)
+        self._clock, self._clock_steps, self._clock_updates = time.perf_counter(), self.steps, self.updates
+
+    def training_step(self, batch: int, batch_idx: int) -> None:
+        """One tick: act, let the environments step, update meanwhile, store."""
+        assert self._collector is not None
+        self._in_tick = True
+        try:
+            self._collector.submit(self._choose_actions())
+            self._learn()
+            self._store(self._collector.result())
+        except BaseException:
+            self._close()  # Lightning tells a module neither of an exception nor of its end
+            raise
+        self._in_tick = False
+        if logging_due(self.trainer):
+            self._report()
+
+    def _choose_actions(self) -> np.ndarray:
+        if self.steps < self.loop_options.random_steps:
+            return self.actions.sample(self._uniform, self.environment_options.number)
+        return self._act(self._stack.observation, explore=True)
+
+    def _act(self, observation: np.ndarray, explore: bool) -> np.ndarray:
+        with torch.no_grad():
+            action = self.act(torch.from_numpy(observation).to(self.device), explore)
+        return (action.float() if action.is_floating_point() else action).cpu().numpy()
+
+    def _learn(self) -> None:
+        if self._collected < self.loop_options.learning_starts:
+            return
+        options = self.replay_options
+        due = self.credit.take(self.environment_options.number)
+        self._replay.augment = self.augmenting
+        for batch in self._replay.batches(due, options.batch_size, options.prefetch and due > 1):
+            for name, value in self.update(batch.to(self.device)).items():
+                self._sums[name] = self._sums[name] + value if name in self._sums else value
+            self._summed += 1
+            self.updates += 1
+
+    def _store(self, steps: Steps) -> None:
+        self._replay.add(steps)
+        self._stack.push(steps)
+        self.steps += len(steps.last)
+        self._collected += len(steps.last)
+        self._returns += steps.reward
+        for i in np.flatnonzero(steps.last):
+            self.episodes += 1
+            self._last_return = float(self._returns[i])
+            self._returns[i] = 0
+            self._log_at_frame({"train/return": self._last_return})
+
+    def _begin_episodes(self) -> None:
+        assert self._collector is not None
+        frames = self._collector.reset()
+        self._stack.reset(frames)
+        self._replay.start(frames)
+        self._returns[:] = 0
+
+    def _make_replay(self) -> FrameReplay:
+        options, environment = self.replay_options, self.environment_options
+        return FrameReplay(
+            self.frame_shape,
+            self.actions,
+            options.capacity,
+            n_environments=environment.number,
+            stack=environment.stack,
+            n_step=options.n_step,
+            gamma=options.discount,
+            pad=options.pad,
+            seed=self.seed_for("replay"),
+            storage=options.storage,
+            device=self.device,
+            dtype=self.pixels,
+            order=options.order,
+            tail=options.tail,
+            padding=environment.padding,
+            threads=options.threads,
+        )
+
+    def seed_for(self, name: str) -> int:
+        """A seed for one random choice of this rank."""
+        return derive_seed(self.loop_options.seed, self.global_rank, name)
+
+    def descend(self, loss: Tensor, optimizers: list[Any], gradient_clip: float | None = None) -> None:
+        """Follow the gradient of `loss` with some of the optimisers, each clipped on its own."""
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        self.manual_backward(loss)
+        for optimizer in optimizers:
+            if gradient_clip is not None:
+                self.clip_gradients(optimizer, gradient_clip, "norm")
+            optimizer.step()
+
+    # reports
+
+    def _report(self) -> None:
+        now = time.perf_counter()
+        seconds = max(now - self._clock, 1e-9)
+        values: dict[str, Any] = {name: total / self._summed for name, total in self._sums.items()}
+        self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=1)
+        shown = {
+            "frames": float(self.steps * self.frames_per_step),
+            "train/return": self._last_return,
+            "replay_ratio": self.replay_ratio,
+            "updates_per_second": (self.updates - self._clock_updates) / seconds,
+        }
+        self.log_dict(shown, prog_bar=True, batch_size=1)
+        frames = (self.steps - self._clock_steps) * self.frames_per_step
+        # the key `step` is what loggers take for the x-axis
+        self.log_dict({"frames_per_second": frames / seconds, "step": shown["frames"]}, batch_size=1)
+        self._clock, self._clock_steps, self._clock_updates = now, self.steps, self.updates
+        self._sums, self._summed = {}, 0
+
+    def _log_at_frame(self, values: dict[str, float]) -> None:
+        """To the loggers at once: between two logging ticks `self.log` would drop all but the last episode."""
+        for logger in self.trainer.loggers if self.trainer.is_global_zero else ():
+            logger.log_metrics(values, step=self.steps * self.frames_per_step)
+
+    # evaluation
+
+    def on_validation_start(self) -> None:
+        """Environments for one evaluation, with starts that no other evaluation has."""
+        self._close_evaluator()
+        self._recorded = None
+        self._evaluator_seed = derive_seed(self.loop_options.seed, self.evaluations, f"evaluation {self.global_rank}")
+        self.evaluation_generator = torch.Generator(self.device).manual_seed(self._evaluator_seed)
+
+    on_test_start = on_predict_start = on_validation_start
+
+    def validation_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Play an episode."""
+        self._evaluate("eval")
+
+    def test_step(self, batch: Tensor, batch_idx: int) -> None:
+        """Play an episode."""
+        self._evaluate("test")
+
+    def predict_step(self, batch: Tensor, batch_idx: int) -> dict[str, Any]:
+        """Play an episode; its return, actions and rewards."""
+        episode = self.play()
+        return {"return": episode.score, "actions": episode.actions, "rewards": episode.rewards}
+
+    def on_validation_epoch_end(self) -> None:
+        """Close the environments of the evaluation and write its mean return at the frame."""
+        self._close_evaluator()
+        if self.trainer.sanity_checking:
+            return
+        self.evaluations += 1
+        metrics = self.trainer.callback_metrics
+        names = [name for name in ("eval/return", "eval/episode_steps") if name in metrics]
+        self._log_at_frame({name: float(metrics[name]) for name in names})
+
+    def on_test_end(self) -> None:
+        """Close the environments of the evaluation."""
+        self._close_evaluator()
+
+    on_predict_end = on_test_end
+
+    def play(self) -> Episode:
+        """One episode with the agent's best actions, on an environment of its own."""
+        options = self.environment_options
+        if self._evaluator is None:
+            self._evaluator = Collector(options.spec, [self._evaluator_seed], options.mode)
+            self._evaluation_frames = self._evaluator.reset()
+        stack = FrameStack(options.stack, options.padding)
+        observation = stack.reset(self._evaluation_frames)
+        scenes: list[np.ndarray] | None = [] if self.record_scenes and self._recorded is None else None
+        actions, rewards = [], []
+        while True:
+            if scenes is not None:
+                scenes.append(self._evaluator.render(self.record_scenes, self.record_scenes)[0])
+            self._evaluator.submit(self._act(observation, explore=False))
+            steps = self._evaluator.result()
+            actions.append(torch.from_numpy(steps.action[0]) if self.actions.shape else torch.tensor(steps.action[0]))
+            rewards.append(float(steps.reward[0]))
+            if steps.last[0]:
+                break
+            observation = stack.push(steps)
+        self._evaluation_frames = steps.reset_frame
+        if scenes is not None:
+            self._recorded = torch.from_numpy(np.stack(scenes))
+        return Episode(sum(rewards), len(rewards), torch.stack(actions), torch.tensor(rewards))
+
+    def _evaluate(self, stage: str) -> None:
+        episode = self.play()
+        values = {f"{stage}/return": episode.score, f"{stage}/episode_steps": float(episode.steps)}
+        # the loggers get the mean at its frame, see `on_validation_epoch_end`
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}
+        self.log_dict(values, logger=stage == "test", **options)
+
+    # checkpoints
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Everything that the future depends on; one entry a rank."""
+        if self._restored is not None or (self._collector is None and not hasattr(self, "_replay")):
+            return
+        states: list[Any] = [self._state()]
+        if self.trainer.world_size > 1:
+            states = [None] * self.trainer.world_size
+            torch.distributed.all_gather_object(states, self._state())
+        checkpoint["control"] = states
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Counters at once; environments and replay when training starts."""
+        states = checkpoint.get("control")
+        if not states:
+            return
+        self.evaluations, self.steps = states[0]["evaluations"], states[0]["steps"]
+        if self._trainer is None or not self.trainer.training:
+            return
+        if len(states) != self.trainer.world_size:
+            raise MisconfigurationException(
+                f"the checkpoint holds environments and replays of {len(states)} ranks, this run has "
+                f"{self.trainer.world_size}; resume with devices={len(states)}"
+            )
+        self._restored = states[self.global_rank]
+
+    def _state(self) -> dict[str, Any]:
+        # in the middle of a tick, after an exception, the environments are lost; what was learnt is not
+        states = None if self._in_tick or self._collector is None else self._collector.state()
+        return {
+            "steps": self.steps,
+            "updates": self.updates,
+            "episodes": self.episodes,
+            "evaluations": self.evaluations,
+            "credit": self.credit.state_dict(),
+            "collected": self._collected if self.replay_options.checkpoint else 0,
+            "returns": self._returns.tolist(),
+            "last_return": self._last_return,
+            "sums": {name: value.detach().cpu() for name, value in self._sums.items()},
+            "summed": self._summed,
+            "uniform": self._uniform.bit_generator.state,
+            "generators": {name: generator.get_state() for name, generator in self.generators().items()},
+            "replay": self._replay.state(),
+            "content": self._save_content() if self.replay_options.checkpoint else None,
+            "environments": self._final_states if states is None else states,
+            "stack": torch.from_numpy(self._stack.state()),
+        }
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        assert self._collector is not None
+        for name in ("steps", "updates", "episodes", "evaluations"):
+            setattr(self, name, state[name])
+        self.credit.load_state_dict(state["credit"])
+        self._collected, self._returns = state["collected"], np.array(state["returns"])
+        self._last_return = state["last_return"]
+        self._sums = {name: value.to(self.device) for name, value in state["sums"].items()}
+        self._summed = state["summed"]
+        self._uniform.bit_generator.state = state["uniform"]
+        for name, generator in self.generators().items():
+            generator.set_state(state["generators"][name].cpu())
+        self._replay.set_state(state["replay"])
+        if state["content"] is not None:
+            self._load_content(state["content"])
+        if state["environments"] is not None:
+            self._collector.set_state(state["environments"])
+            self._stack.set_state(state["stack"].numpy())
+        if state["environments"] is None or state["content"] is None:
+            rank_zero_info("the checkpoint lacks environments or replay: new episodes begin, the resume is not exact")
+            self._begin_episodes()
+
+    def _save_content(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def _load_content(self, state: dict[str, Any]) -> None:
+        raise NotImplementedError
+
+    def _content_folder(self, checkpoint_folder: Path) -> Path:
+        return checkpoint_folder / "replay" / f"rank_{self.global_rank}"
+
+    # the end
+
+    def teardown(self, stage: str) -> None:
+        """End the environments; a checkpoint may be saved afterwards."""
+        if self._collector is not None and not self._in_tick:
+            self._final_states = self._collector.state()
+        self._close()
+        self._close_evaluator()
+
+    def _close(self) -> None:
+        if self._collector is not None:
+            self._collector.close()
+            self._collector = None
+
+    def _close_evaluator(self) -> None:
+        if self._evaluator is not None:
+            self._evaluator.close()
+            self._evaluator = None
