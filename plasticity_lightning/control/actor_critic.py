@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - the field's name
 from torch import Tensor, nn
 
 __all__ = ["actor_loss", "bootstrapped_target", "critic_loss", "noisy_action", "soft_update"]

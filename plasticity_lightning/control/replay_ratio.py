@@ -190,7 +190,9 @@ class RatioState:
             ValueError: if the ladder has no such rung.
         """
         if state["rung"] >= len(self.rule.ladder):
-            raise ValueError(f"ladder={list(self.rule.ladder)} has no rung {state['rung']}, where the checkpoint stands")
+            raise ValueError(
+                f"ladder={list(self.rule.ladder)} has no rung {state['rung']}, where the checkpoint stands"
+            )
         for name, value in state.items():
             setattr(self, name, dict(value) if name == "held" else value)
 
@@ -220,7 +222,9 @@ class RatioState:
 
 
 def _parse(name: str, text: str) -> tuple[str, str, float]:
-    told = f"{name}={text!r} must be a quantity ({', '.join(_QUANTITIES)}), a comparison and a number: 'change <= 0.001'"
+    told = (
+        f"{name}={text!r} must be a quantity ({', '.join(_QUANTITIES)}), a comparison and a number: 'change <= 0.001'"
+    )
     match = _CONDITION.match(text) if isinstance(text, str) else None
     if match is None:
         raise ValueError(told)

@@ -10,7 +10,7 @@ published settings (`DrQ_eps.gin`) the defaults of `DiscreteControl` follow.
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
+import torch.nn.functional as F  # noqa: N812 - the field's name
 from torch import Tensor
 
 __all__ = ["double_q_target", "epsilon_greedy", "q_loss"]

@@ -9,6 +9,7 @@ to `act` and how to `update` from a batch of transitions.
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,14 +21,16 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from plasticity_lightning.control.environments.collector import Collector, Steps
+from plasticity_lightning.control.environments.collector import Collector
 from plasticity_lightning.control.environments.contract import Actions
 from plasticity_lightning.control.environments.frame_stack import FrameStack
+from plasticity_lightning.control.environments.steps import Steps
 from plasticity_lightning.control.replay import Batch, FrameReplay
-from plasticity_lightning.control.replay.replay import PixelType
+from plasticity_lightning.control.replay.pixels import PixelType
 from plasticity_lightning.control.update_credit import UpdateCredit
 from plasticity_lightning.interventions.initialise import derive_seed
 from plasticity_lightning.modules.control_options import EnvironmentOptions, LoopOptions, ReplayOptions
+from plasticity_lightning.runtime.checkpoint import AtomicCheckpoint
 from plasticity_lightning.runtime.clock import logging_due
 from plasticity_lightning.runtime.ticks import TickLoader
 
@@ -75,11 +78,11 @@ class ControlLoop(LightningModule):
         probe = environment.spec.make(loop.seed)
         self.actions: Actions = probe.actions
         self.frame_shape, self.frames_per_step = probe.frame_shape, probe.frames_per_step
-        episode_steps = probe.episode_steps
+        self.episode_steps = probe.episode_steps
         probe.close()
-        if episode_steps is not None and replay.n_step > episode_steps:
+        if self.episode_steps is not None and replay.n_step > self.episode_steps:
             raise ValueError(
-                f"n_step={replay.n_step} is longer than an episode of {environment.name}, {episode_steps} steps"
+                f"n_step={replay.n_step} is longer than an episode of {environment.name}, {self.episode_steps} steps"
             )
         channels, height, width = self.frame_shape
         self.observation_shape = (environment.stack * channels, height, width)
@@ -197,14 +200,18 @@ class ControlLoop(LightningModule):
     def _learn(self) -> None:
         if self._collected < self.loop_options.learning_starts:
             return
-        options = self.replay_options
-        due = self.credit.take(self.environment_options.number)
         self._replay.augment = self.augmenting
-        for batch in self._replay.batches(due, options.batch_size, options.prefetch and due > 1):
+        for batch in self._batches(self.credit.take(self.environment_options.number)):
             for name, value in self.update(batch.to(self.device)).items():
                 self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._summed += 1
             self.updates += 1
+
+    def _batches(self, n: int) -> Iterator[Batch]:
+        size = self.replay_options.batch_size
+        if self.replay_options.prefetch:
+            return self._replay.batches(n, size)
+        return (self._replay.sample(size) for _ in range(n))
 
     def _store(self, steps: Steps) -> None:
         self._replay.add(steps)
@@ -244,11 +251,17 @@ class ControlLoop(LightningModule):
             tail=options.tail,
             padding=environment.padding,
             threads=options.threads,
+            episode_steps=self.episode_steps,
         )
 
     def seed_for(self, name: str) -> int:
         """A seed for one random choice of this rank."""
         return derive_seed(self.loop_options.seed, self.global_rank, name)
+
+    def all_optimizers(self) -> list[Any]:
+        """The optimisers in the order of `configure_optimizers`, wrapped by the Trainer, so that hooks and counters work."""
+        found = self.optimizers()
+        return found if isinstance(found, list) else [found]
 
     def descend(self, loss: Tensor, optimizers: list[Any], gradient_clip: float | None = None) -> None:
         """Follow the gradient of `loss` with some of the optimisers, each clipped on its own."""
@@ -429,13 +442,28 @@ class ControlLoop(LightningModule):
             self._begin_episodes()
 
     def _save_content(self) -> dict[str, Any]:
-        raise NotImplementedError
+        saver = next((c for c in self.trainer.callbacks if isinstance(c, AtomicCheckpoint)), None)
+        beside = Path(saver.last_model_path).parent if saver is not None and saver.last_model_path else None
+        folder = self._content_folder(beside or Path(self.trainer.log_dir or self.trainer.default_root_dir))
+        # what no checkpoint in place refers to any more: overwritten frames, and tails that a kill left behind
+        self._replay.drop_unreferenced(folder, self._contents_of(folder.parents[1]))
+        return {"folder": str(folder), **self._replay.append_to(folder)}
 
-    def _load_content(self, state: dict[str, Any]) -> None:
-        raise NotImplementedError
+    def _load_content(self, content: dict[str, Any]) -> None:
+        moved = self._content_folder(Path(str(self.trainer.ckpt_path)).parent)
+        self._replay.restore(moved if moved.is_dir() else Path(content["folder"]), content)
 
-    def _content_folder(self, checkpoint_folder: Path) -> Path:
-        return checkpoint_folder / "replay" / f"rank_{self.global_rank}"
+    def _content_folder(self, checkpoints: Path) -> Path:
+        return checkpoints.resolve() / "replay" / f"rank_{self.global_rank}"
+
+    def _contents_of(self, checkpoints: Path) -> list[dict[str, Any]]:
+        contents = []
+        for path in checkpoints.glob("*.ckpt"):
+            # mapped, not read: a few kilobytes of many megabytes are looked at
+            states = torch.load(path, map_location="cpu", mmap=True, weights_only=True).get("control") or []
+            if len(states) > self.global_rank and states[self.global_rank]["content"]:
+                contents.append(states[self.global_rank]["content"])
+        return contents
 
     # the end
 

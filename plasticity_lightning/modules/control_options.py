@@ -13,7 +13,8 @@ import torch
 
 from plasticity_lightning.control.environments.collector import EnvironmentSpec, Mode
 from plasticity_lightning.control.environments.frame_stack import Padding
-from plasticity_lightning.control.replay.replay import Order, Storage, Tail
+from plasticity_lightning.control.replay.draw import Order
+from plasticity_lightning.control.replay.replay import Storage, Tail
 from plasticity_lightning.control.update_credit import exact_ratio
 
 __all__ = ["EnvironmentOptions", "LoopOptions", "ReplayOptions"]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +106,7 @@ class DiscreteControl(ControlLoop):
 
     def act(self, observation: Tensor, explore: bool) -> Tensor:
         """Actions int64 [E] for observations uint8 [E, S C, H, W]."""
-        q = self.network(_scaled(observation, self.dtype))
+        q = self.network(self._scaled(observation))
         epsilon = self.epsilon(self.steps - self.loop_options.learning_starts) if explore else self.evaluation_epsilon
         generator = self._exploration if explore else self.evaluation_generator
         draw = torch.rand(len(q), generator=generator, device=self.device)
@@ -115,12 +115,12 @@ class DiscreteControl(ControlLoop):
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """One update: values towards the double Q-learning target, then the target network."""
-        obs, next_obs = (self._augmented(_scaled(x, self.dtype)) for x in (batch.obs, batch.next_obs))
+        obs, next_obs = (self._augmented(self._scaled(x)) for x in (batch.obs, batch.next_obs))
         with torch.no_grad():
             target = double_q_target(batch.reward, batch.discount, self.network(next_obs), self.target(next_obs))
         q = self.network(obs)
         loss = q_loss(q, batch.action, target)
-        self.descend(loss, [self.optimizers()], self.gradient_clip)
+        self.descend(loss, self.all_optimizers(), self.gradient_clip)
         soft_update(self.target, self.network, self.tau)
         return {"loss": loss.detach(), "q": q.detach().mean(), "reward": batch.reward.mean()}
 
@@ -130,6 +130,5 @@ class DiscreteControl(ControlLoop):
         noise = torch.randn(len(frames), generator=self._brightness, device=frames.device)
         return random_intensity(frames, noise, self.intensity)
 
-
-def _scaled(observation: Tensor, dtype: torch.dtype) -> Tensor:
-    return observation.to(dtype).contiguous(memory_format=torch.channels_last) / 255
+    def _scaled(self, observation: Tensor) -> Tensor:
+        return observation.to(cast(torch.dtype, self.dtype)).contiguous(memory_format=torch.channels_last) / 255

@@ -101,7 +101,12 @@ class VisualControl(ControlLoop):
         self.critic = TwinCritic(self.encoder.features, self.actions.dim, trunk, hidden)
         self.target_critic = copy.deepcopy(self.critic).requires_grad_(False)
         self.encoder.to(memory_format=torch.channels_last)
-        self.stddev, self.noise_clip, self.tau, self.gradient_clip = parse_schedule(stddev), noise_clip, tau, gradient_clip
+        self.stddev, self.noise_clip, self.tau, self.gradient_clip = (
+            parse_schedule(stddev),
+            noise_clip,
+            tau,
+            gradient_clip,
+        )
         self._factories = [given or optimizer for given in (encoder_optimizer, actor_optimizer, critic_optimizer)]
         if encoder_from is not None:
             _load_encoder(self.encoder, encoder_from)
@@ -159,7 +164,7 @@ class VisualControl(ControlLoop):
             target = bootstrapped_target(reward, discount, *self.target_critic(next_encoded, next_action))
         q1, q2 = self.critic(encoded, action)
         loss = critic_loss(q1, q2, target)
-        self.descend(loss, self.optimizers()[::2], self.gradient_clip)  # critic and encoder
+        self.descend(loss, self.all_optimizers()[::2], self.gradient_clip)  # critic and encoder
         return {"critic_loss": loss.detach(), "q": q1.detach().mean(), "reward": reward.mean()}
 
     def update_actor(self, encoded: Tensor) -> dict[str, Tensor]:
@@ -167,7 +172,7 @@ class VisualControl(ControlLoop):
         action = self._noisy(self.actor(encoded))
         with uncounted(), _frozen(self.critic):  # its gradients are not wanted, its activity was measured on the batch
             loss = actor_loss(*self.critic(encoded, action))
-        self.descend(loss, self.optimizers()[1:2], self.gradient_clip)
+        self.descend(loss, self.all_optimizers()[1:2], self.gradient_clip)
         return {"actor_loss": loss.detach()}
 
     def _noisy(self, mean: Tensor) -> Tensor:

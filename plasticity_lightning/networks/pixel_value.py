@@ -43,16 +43,14 @@ class DuelingValueNetwork(nn.Module):
         inputs, sides = observation_shape[0], list(observation_shape[1:])
         for i, (published, kernel, stride) in enumerate(_CONVOLUTIONS, start=1):
             channels = int(published * width)
-            padding = [max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in reversed(sides)]
-            layers[f"pad_{i}"] = nn.ZeroPad2d(tuple(p for n in padding for p in (n // 2, n - n // 2)))
+            rows, columns = (max((-(-side // stride) - 1) * stride + kernel - side, 0) for side in sides)
+            layers[f"pad_{i}"] = nn.ZeroPad2d((columns // 2, columns - columns // 2, rows // 2, rows - rows // 2))
             layers[f"conv_{i}"] = nn.Conv2d(inputs, channels, kernel, stride)
             layers[f"act_{i}"] = nn.ReLU()
             inputs, sides = channels, [-(-side // stride) for side in sides]
         layers["flatten"] = nn.Flatten()
         self.encoder = nn.Sequential(layers)
-        self.head = nn.Sequential(
-            OrderedDict(hidden=nn.Linear(inputs * sides[0] * sides[1], hidden), act=nn.ReLU())
-        )
+        self.head = nn.Sequential(OrderedDict(hidden=nn.Linear(inputs * sides[0] * sides[1], hidden), act=nn.ReLU()))
         self.value, self.advantage = nn.Linear(hidden, 1), nn.Linear(hidden, n_actions)
         self.apply(xavier_init)
 

@@ -9,31 +9,21 @@ from matplotlib.figure import Figure
 __all__ = ["replay_ratio_chart"]
 
 
-def replay_ratio_chart(
-    x: Sequence[float],
-    ratios: Sequence[float],
-    measures: Sequence[float],
-    returns: Sequence[float],
-    x_label: str,
-    measure_label: str,
-) -> Figure:
+def replay_ratio_chart(rows: Sequence[tuple[float, float, float, float]], x_label: str, measure_label: str) -> Figure:
     """Three curves over one x-axis, each with its own scale.
 
     Args:
-        x: moments of the checks, increasing.
-        ratios: replay ratio after each check.
-        measures: what each check judged by.
-        returns: return of the last episode at each check; NaN where there was none.
-        x_label: unit of `x`.
+        rows: one a check, in order: its moment, the replay ratio after it, what it judged by, and the return of the
+            last episode (NaN if there was none).
+        x_label: unit of the moments.
         measure_label: name of the measure.
 
     Raises:
-        ValueError: if the lengths differ.
+        ValueError: if there is no row.
     """
-    if not len(x) == len(ratios) == len(measures) == len(returns):
-        raise ValueError(
-            f"lengths differ: x {len(x)}, ratios {len(ratios)}, measures {len(measures)}, returns {len(returns)}"
-        )
+    if not rows:
+        raise ValueError("rows holds no check")
+    x, ratios, measures, returns = zip(*rows, strict=True)
     figure = Figure(figsize=(7.0, 3.2), dpi=110, layout="constrained")
     axes = figure.add_subplot()
     axes.set_xlabel(x_label)

@@ -13,9 +13,7 @@ def crop(images, offsets, pad):
     """Slow: pad, then slice image by image."""
     side = images.shape[-2:]
     padded = F.pad(images.float(), (pad,) * 4, mode="replicate") if pad else images.float()
-    rows = [
-        p[:, y : y + side[0], x : x + side[1]] for p, (y, x) in zip(padded, offsets.tolist(), strict=True)
-    ]
+    rows = [p[:, y : y + side[0], x : x + side[1]] for p, (y, x) in zip(padded, offsets.tolist(), strict=True)]
     return torch.stack(rows).to(images.dtype)
 
 

@@ -99,9 +99,7 @@ def test_ten_updates_equal_the_published_algorithm(precision: str, dtype: torch.
                     obs, offsets, action, reward[:, None], discount[:, None], next_obs, next_offsets, pad, 0.7, noise,
                     next_noise,
                 )  # fmt: skip
-                shifted = [
-                    random_shift(x, o, pad) / 255 - 0.5 for x, o in ((obs, offsets), (next_obs, next_offsets))
-                ]
+                shifted = [random_shift(x, o, pad) / 255 - 0.5 for x, o in ((obs, offsets), (next_obs, next_offsets))]
                 model.update(Batch(shifted[0], action, reward, discount, shifted[1]))
 
         fit(model, [_Updates(run)], precision=precision)

@@ -12,7 +12,11 @@ def parameters(module):
 
 @pytest.mark.parametrize(
     ("side", "channels", "features"),
-    [(84, 32, 32 * 35**2), (48, 16, 16 * 17**2), (24, 16, 16 * 5**2)],  # 84 -> 41, 39, 37, 35; 48 -> 23 .. 17; 24 -> 11 .. 5
+    [
+        (84, 32, 32 * 35**2),
+        (48, 16, 16 * 17**2),
+        (24, 16, 16 * 5**2),
+    ],  # 84 -> 41, 39, 37, 35; 48 -> 23 .. 17; 24 -> 11 .. 5
 )
 def test_features_behind_the_encoder(side, channels, features):
     encoder = PixelEncoder((9, side, side), channels)

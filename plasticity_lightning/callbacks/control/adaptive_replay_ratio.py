@@ -261,7 +261,7 @@ class AdaptiveReplayRatio(Callback):
 
         label = "batch" if progress_of(pl_module, "frame") is None else "frame"
         for logger in writers:
-            figure = replay_ratio_chart(*zip(*self.history, strict=True), label, self.monitor)
+            figure = replay_ratio_chart(self.history, label, self.monitor)
             logger.experiment.add_figure("adaptive_replay_ratio/chart", figure, self._moment(trainer, pl_module))
 
     def _moment(self, trainer: Trainer, pl_module: LightningModule) -> int:

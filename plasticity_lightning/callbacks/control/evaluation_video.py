@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from plasticity_lightning.protocols import RecordsEpisodes
+from plasticity_lightning.runtime.updates import progress_of
 
 __all__ = ["EvaluationVideo", "animated_gif"]
 
@@ -66,7 +67,7 @@ class EvaluationVideo(Callback):
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask for pictures if a video is due."""
         due = self._evaluations % self.every == 0 and not trainer.sanity_checking and trainer.is_global_zero
-        pl_module.record_scenes = self.size if due else 0
+        cast(RecordsEpisodes, pl_module).record_scenes = self.size if due else 0
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the video."""
@@ -76,7 +77,7 @@ class EvaluationVideo(Callback):
 
     def on_test_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask for pictures."""
-        pl_module.record_scenes = self.size if trainer.is_global_zero else 0
+        cast(RecordsEpisodes, pl_module).record_scenes = self.size if trainer.is_global_zero else 0
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Write the video."""
@@ -91,12 +92,13 @@ class EvaluationVideo(Callback):
         self._evaluations = state_dict["evaluations"]
 
     def _write(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        scenes = pl_module.recorded_scenes() if pl_module.record_scenes else None
-        pl_module.record_scenes = 0
+        module = cast(RecordsEpisodes, pl_module)
+        scenes = module.recorded_scenes() if module.record_scenes else None
+        module.record_scenes = 0
         if scenes is None:
             return
         scenes = scenes[:: self.every_nth]
-        video, frame = animated_gif(scenes, self.frames_per_second), int(pl_module.progress()["frame"])
+        video, frame = animated_gif(scenes, self.frames_per_second), progress_of(pl_module, "frame") or 0
         folder = self.folder or (f"{trainer.log_dir}/videos" if trainer.loggers and trainer.log_dir else None)
         if folder is not None:
             Path(folder).mkdir(parents=True, exist_ok=True)

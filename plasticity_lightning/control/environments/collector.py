@@ -132,7 +132,9 @@ class Collector:
         """
         if self._submitted:
             raise RuntimeError("render: fetch the result of the submitted actions first")
-        return np.stack([scene for scenes in self._all("render", [(height, width)] * len(self._parts)) for scene in scenes])
+        return np.stack(
+            [scene for scenes in self._all("render", [(height, width)] * len(self._parts)) for scene in scenes]
+        )
 
     def state(self) -> list[State]:
         """States of all environments, between `result` and `submit`.

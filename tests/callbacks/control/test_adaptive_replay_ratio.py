@@ -112,9 +112,9 @@ def test_it_warns_once_if_nobody_publishes_the_measure(monkeypatch: pytest.Monke
 
 
 def test_a_module_without_ratio_is_told_what_to_add() -> None:
-    with pytest.raises(MisconfigurationException, match="BoringModel has no attribute replay_ratio. Add one"):
+    with pytest.raises(MisconfigurationException, match=r"BoringModel has no attribute replay_ratio\. Add one"):
         fit(BoringModel(), [controller()])
-    with pytest.raises(MisconfigurationException, match="unit='episode' needs Published.progress"):
+    with pytest.raises(MisconfigurationException, match=r"unit='episode' needs Published\.progress"):
         fit(Published([1.0]), [controller(unit="episode")])
     with pytest.raises(ValueError, match="unit='day'"):
         controller(unit="day")
@@ -147,7 +147,9 @@ class StrangersDQN(pl.LightningModule):
             self.learn()
 
     def learn(self) -> None:
-        x, action, reward, following = (torch.tensor(c)[:, None] for c in zip(*random.choices(self.memory, k=16)))
+        x, action, reward, following = (
+            torch.tensor(c)[:, None] for c in zip(*random.choices(self.memory, k=16), strict=True)
+        )
         with torch.no_grad():
             y = reward + 0.9 * self.q(following).amax(1, keepdim=True) * (following.abs() <= 1)
         loss = F.mse_loss(self.q(x).gather(1, action), y)
