@@ -4,11 +4,15 @@ from plasticity_lightning.sparsity.allocation import allocate, exact_counts, glo
 from plasticity_lightning.sparsity.criteria import drop, grasp, score, snip
 from plasticity_lightning.sparsity.export import strip, to_csr, to_semi_structured
 from plasticity_lightning.sparsity.growth import grow, growth_score
+from plasticity_lightning.sparsity.layer import Layer
 from plasticity_lightning.sparsity.masks import density, exploration_rate, overlap, pack, top_n, unpack
+from plasticity_lightning.sparsity.methods import Method, make_method
 from plasticity_lightning.sparsity.update import MaskUpdate, prune_to_density, regenerate, update_masks
 
 __all__ = [
+    "Layer",
     "MaskUpdate",
+    "Method",
     "allocate",
     "density",
     "drop",
@@ -18,6 +22,7 @@ __all__ = [
     "grasp",
     "grow",
     "growth_score",
+    "make_method",
     "overlap",
     "pack",
     "prune_to_density",

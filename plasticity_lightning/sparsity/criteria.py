@@ -1,7 +1,8 @@
 """Which weights go? Scores (the highest stay) and the masks that follow from them.
 
-A score is a pure function of a weight [out, in, ...] and, where needed, its gradient of the same shape. `magnitude`,
-`taylor`, `snip` and `grasp` may be compared across layers (global pruning); `drop` removes a given share of one layer.
+A criterion is a function of one `Layer` that returns a score of its weight's shape; `SCORES` and `DROPS` hold those with
+a name, any other function serves as well. `magnitude`, `taylor`, `snip` and `grasp` may be compared across layers (global
+pruning); `drop` removes a given share of one layer.
 
 Sources: Zhu & Gupta 2017 (magnitude), Mocanu et al. 2018 (SET's two signs), Lee et al. 2019 (SNIP), Wang et al. 2020
 (GraSP), Molchanov et al. 2019 (Taylor).
@@ -10,50 +11,50 @@ Sources: Zhu & Gupta 2017 (magnitude), Mocanu et al. 2018 (SET's two signs), Lee
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Literal, get_args
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+from plasticity_lightning.errors import nearest
+from plasticity_lightning.sparsity.layer import Criterion, Layer
 from plasticity_lightning.sparsity.masks import count, top_n
+from plasticity_lightning.sparsity.methods import DropName, Method, ScoreName
 
 __all__ = [
+    "DROPS",
     "SCORES",
-    "DropName",
-    "ScoreName",
     "above_threshold",
     "drop",
     "drop_by_sign",
     "grasp",
     "magnitude",
     "n_to_drop",
-    "needs_gradient",
     "random",
     "score",
+    "scored",
     "snip",
     "taylor",
 ]
 
-ScoreName = Literal["magnitude", "taylor", "random"]
-DropName = Literal["magnitude", "taylor", "random", "sign", "threshold"]
 
-
-def magnitude(weight: Tensor, gradient: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+def magnitude(weight: Tensor) -> Tensor:
     """|w|."""
     return weight.detach().abs()
 
 
-def taylor(weight: Tensor, gradient: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+def taylor(weight: Tensor, gradient: Tensor | None) -> Tensor:
     """(w g)^2: first-order estimate of the squared change of the loss if w is removed (Molchanov et al. 2019).
 
     Raises:
         ValueError: without a gradient.
     """
-    return (weight.detach() * _given(gradient, "taylor")).square()
+    if gradient is None:
+        raise ValueError("criterion 'taylor' needs the gradient")
+    return (weight.detach() * gradient.detach()).square()
 
 
-def random(weight: Tensor, gradient: Tensor | None = None, generator: torch.Generator | None = None) -> Tensor:
+def random(weight: Tensor, generator: torch.Generator | None) -> Tensor:
     """Uniform in [0, 1), float32, drawn on the CPU: one seed gives one mask on every device.
 
     Raises:
@@ -81,25 +82,38 @@ def grasp(weight: Tensor, hessian_gradient: Tensor) -> Tensor:
     return weight.detach() * hessian_gradient
 
 
-SCORES: dict[ScoreName, Callable[..., Tensor]] = {"magnitude": magnitude, "taylor": taylor, "random": random}
+SCORES: dict[str, Criterion] = {
+    "magnitude": lambda layer: magnitude(layer.weight),
+    "taylor": lambda layer: taylor(layer.weight, layer.gradient),
+    "random": lambda layer: random(layer.weight, layer.generator),
+}
 
 
-def score(
-    name: ScoreName, weight: Tensor, gradient: Tensor | None = None, generator: torch.Generator | None = None
-) -> Tensor:
-    """The named score of `weight`; the highest should stay.
+def scored(criterion: str | Criterion, table: Mapping[str, Criterion], what: str, layer: Layer) -> Tensor:
+    """The layer's score by a name in `table` or by any function.
+
+    Raises:
+        ValueError: if the name is unknown, or the function returns something else than one number a weight.
+    """
+    if isinstance(criterion, str) and criterion not in table:
+        raise ValueError(
+            f"{what} must be one of {', '.join(table)}, or a function of a Layer, got {criterion!r}"
+            f"{nearest(criterion, table)}"
+        )
+    result = (table[criterion] if isinstance(criterion, str) else criterion)(layer)
+    if not isinstance(result, Tensor) or result.shape != layer.weight.shape:
+        got = f"shape {tuple(result.shape)}" if isinstance(result, Tensor) else type(result).__name__
+        raise ValueError(f"{what}={criterion} must return a score of shape {tuple(layer.weight.shape)}, got {got}")
+    return result.detach()
+
+
+def score(criterion: ScoreName | Criterion, layer: Layer) -> Tensor:
+    """The score of a layer's weights by a name in `SCORES` or by a function; the highest should stay.
 
     Raises:
         ValueError: if the name is unknown or what it needs was not given.
     """
-    if name not in SCORES:
-        raise ValueError(f"criterion must be one of {', '.join(get_args(ScoreName))}, got {name!r}")
-    return SCORES[name](weight, gradient, generator)
-
-
-def needs_gradient(name: str) -> bool:
-    """Whether the criterion reads the gradient."""
-    return name == "taylor"
+    return scored(criterion, SCORES, "criterion", layer)
 
 
 def n_to_drop(mask: Tensor, rate: float) -> int:
@@ -114,47 +128,45 @@ def n_to_drop(mask: Tensor, rate: float) -> int:
     return min(living, math.ceil(rate * living))
 
 
-def drop(
-    name: DropName,
-    weight: Tensor,
-    mask: Tensor,
-    rate: float,
-    gradient: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    threshold: float = 0.0,
-    strict: bool = False,
-) -> Tensor:
+def _by_score(criterion: ScoreName | Criterion) -> Callable[[Layer, int, Method], Tensor]:
+    def remaining(layer: Layer, n: int, method: Method) -> Tensor:
+        scores = score(criterion, layer)
+        if method.strict_threshold and n > 0:
+            return layer.mask & (scores > scores[layer.mask].kthvalue(n).values)
+        return top_n(scores, count(layer.mask) - n, layer.mask)
+
+    return remaining
+
+
+# a layer, how many weights are to go, and the method's further options -> what remains
+DROPS: dict[DropName, Callable[[Layer, int, Method], Tensor]] = {
+    "magnitude": _by_score("magnitude"),
+    "taylor": _by_score("taylor"),
+    "random": _by_score("random"),
+    "sign": lambda layer, n, method: drop_by_sign(layer.weight, layer.mask, n),
+    "threshold": lambda layer, n, method: above_threshold(layer.weight, layer.mask, method.drop_threshold),
+}
+
+
+def drop(layer: Layer, rate: float, method: Method) -> Tensor:
     """Remove a share of one layer's living weights.
 
     Args:
-        name: `magnitude` (smallest |w|), `taylor`, `random`, `sign` (SET) or `threshold` (all |w| <= threshold,
-            whatever the rate).
-        weight: [out, in, ...].
-        mask: bool, same shape.
+        layer: with the gradient for `taylor` and a generator for `random`.
         rate: share of the living weights to remove, in [0, 1]; ceil(rate * living) go.
-        gradient: for `taylor`.
-        generator: for `random`.
-        threshold: for `threshold`, at least 0.
-        strict: the reference code's rule for `magnitude`: |w| > the k-th smallest survives, so ties go together.
+        method: its `drop_by`: `magnitude` (smallest |w|), `taylor`, `random`, `sign` (SET), `threshold` (all |w| <=
+            `drop_threshold`, whatever the rate) or a function whose lowest scores go; `strict_threshold` is the reference
+            code's rule: score > the k-th smallest survives, so ties go together.
 
     Returns:
-        The new mask, a subset of `mask`.
+        The new mask, a subset of the layer's.
 
     Raises:
-        ValueError: if the name is unknown or an argument is out of range.
+        ValueError: if `rate` is out of range or what the criterion needs was not given.
     """
-    if name not in get_args(DropName):
-        raise ValueError(f"drop must be one of {', '.join(get_args(DropName))}, got {name!r}")
-    if name == "threshold":
-        return above_threshold(weight, mask, threshold)
-    n = n_to_drop(mask, rate)
-    if name == "sign":
-        return drop_by_sign(weight, mask, n)
-    scores = score(name, weight, gradient, generator)
-    if strict and n > 0:
-        living = scores[mask]
-        return mask & (scores > living.kthvalue(n).values)
-    return top_n(scores, count(mask) - n, mask)
+    n = n_to_drop(layer.mask, rate)
+    rule = DROPS[method.drop_by] if isinstance(method.drop_by, str) else _by_score(method.drop_by)
+    return rule(layer, n, method)
 
 
 def drop_by_sign(weight: Tensor, mask: Tensor, n: int) -> Tensor:
@@ -185,9 +197,3 @@ def above_threshold(weight: Tensor, mask: Tensor, threshold: float) -> Tensor:
     if threshold < 0:
         raise ValueError(f"threshold={threshold} must be at least 0")
     return mask & (weight.detach().abs() > threshold)
-
-
-def _given(gradient: Tensor | None, name: str) -> Tensor:
-    if gradient is None:
-        raise ValueError(f"criterion {name!r} needs the gradient")
-    return gradient.detach()

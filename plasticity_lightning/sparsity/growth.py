@@ -5,55 +5,41 @@ Sources: Mocanu et al. 2018 (random), Dettmers & Zettlemoyer 2019 (momentum), Ev
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Literal, get_args
-
-import torch
 from torch import Tensor
 
-from plasticity_lightning.sparsity.criteria import random
+from plasticity_lightning.sparsity.criteria import random, scored
+from plasticity_lightning.sparsity.layer import Criterion, Layer
 from plasticity_lightning.sparsity.masks import top_n
+from plasticity_lightning.sparsity.methods import GrowName
 from plasticity_lightning.sparsity.structured import within_capacity
 
-__all__ = ["GROWTH", "GrowName", "grow", "growth_score"]
-
-GrowName = Literal["gradient", "momentum", "random", "none"]
+__all__ = ["GROWTH", "grow", "growth_score"]
 
 
-def _absolute(weight: Tensor, signal: Tensor | None, generator: torch.Generator | None) -> Tensor:
+def _absolute(signal: Tensor | None, name: str) -> Tensor:
     if signal is None:
-        raise ValueError("growth by gradient or momentum needs that tensor")
+        raise ValueError(f"growth by {name} needs that tensor")
     return signal.detach().abs()
 
 
-def _random(weight: Tensor, signal: Tensor | None, generator: torch.Generator | None) -> Tensor:
-    return random(weight, None, generator)
-
-
-GROWTH: dict[GrowName, Callable[[Tensor, Tensor | None, torch.Generator | None], Tensor]] = {
-    "gradient": _absolute,
-    "momentum": _absolute,
-    "random": _random,
+GROWTH: dict[str, Criterion] = {
+    "gradient": lambda layer: _absolute(layer.gradient, "gradient"),
+    "momentum": lambda layer: _absolute(layer.momentum, "momentum"),
+    "random": lambda layer: random(layer.weight, layer.generator),
 }
 
 
-def growth_score(
-    name: GrowName, weight: Tensor, signal: Tensor | None = None, generator: torch.Generator | None = None
-) -> Tensor:
+def growth_score(criterion: GrowName | Criterion, layer: Layer) -> Tensor:
     """Score of every position; the highest among the absent ones grow.
 
     Args:
-        name: `gradient` (|dense gradient|), `momentum` (|optimiser's running mean of it|) or `random`.
-        weight: [out, in, ...], for its shape and device.
-        signal: the gradient or the momentum, same shape.
-        generator: for `random`.
+        criterion: `gradient` (|dense gradient|), `momentum` (|optimiser's running mean of it|), `random`, or a function.
+        layer: with what the criterion reads.
 
     Raises:
         ValueError: if the name is unknown (`none` has no score), or what it needs was not given.
     """
-    if name not in GROWTH:
-        raise ValueError(f"grow must be one of {', '.join(get_args(GrowName))}, here without none; got {name!r}")
-    return GROWTH[name](weight, signal, generator)
+    return scored(criterion, GROWTH, "grow", layer)
 
 
 def grow(mask: Tensor, n: int, score: Tensor, limit: tuple[int, int] | None = None) -> Tensor:

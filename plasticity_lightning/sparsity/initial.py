@@ -52,11 +52,11 @@ def initial_masks(
     if method.bernoulli:
         assert method.allocation != "global"  # Method refuses the combination
         densities = allocate(method.allocation, {n: w.shape for n, w in weights.items()}, density, floors)
-        return {name: random(weight, None, generator) < densities[name] for name, weight in weights.items()}
+        return {name: random(weight, generator) < densities[name] for name, weight in weights.items()}
     if method.init_by == "magnitude":
         scores = {name: magnitude(weight) for name, weight in weights.items()}
     elif method.init_by == "random":
-        scores = {name: random(weight, None, generator) for name, weight in weights.items()}
+        scores = {name: random(weight, generator) for name, weight in weights.items()}
     elif scores is None:
         raise ValueError(f"init_by={method.init_by!r} needs scores of the first batches")
     limit = parse_structure(method.structure) if method.structure is not None else None

@@ -15,17 +15,35 @@ from typing import Any, Literal, cast, get_args
 from plasticity_lightning.errors import nearest
 from plasticity_lightning.schedules import ScheduleName
 from plasticity_lightning.sparsity.allocation import AllocationName
-from plasticity_lightning.sparsity.criteria import DropName, ScoreName
-from plasticity_lightning.sparsity.growth import GrowName
+from plasticity_lightning.sparsity.layer import Criterion
 from plasticity_lightning.sparsity.structured import parse_structure
-from plasticity_lightning.sparsity.update import PruneScope
 
-__all__ = ["PRESETS", "InitName", "Method", "MethodName", "Moment", "make_method", "parse_moment"]
+__all__ = [
+    "PRESETS",
+    "DropName",
+    "GrowName",
+    "InitName",
+    "MaskMoments",
+    "Method",
+    "MethodName",
+    "Moment",
+    "PruneScheduleName",
+    "PruneScope",
+    "ScoreName",
+    "make_method",
+    "parse_moment",
+]
 
 MethodName = Literal[
     "granet", "granet_s2s", "gmp", "rigl", "rigl_itop", "set", "snip", "grasp", "static_erk", "static_random", "dense"
 ]
 InitName = Literal["random", "magnitude", "nonzero", "snip", "grasp"]
+PruneScope = Literal["global", "uniform", "er", "erk"]
+PruneScheduleName = Literal["linear", "cosine", "cubic"]  # a constant one would never reach the sparsity
+ScoreName = Literal["magnitude", "taylor", "random"]
+DropName = Literal["magnitude", "taylor", "random", "sign", "threshold"]
+GrowName = Literal["gradient", "momentum", "random", "none"]
+MaskMoments = Literal["update", "step"]
 Moment = float | str
 
 
@@ -40,13 +58,13 @@ class Method:
             on with a sparse network), `snip` or `grasp` (from the gradients of the first batches).
         allocation: layers' shares of the initial masks; `global` ranks all layers together (not for `random`).
         prune: layers' shares in gradual pruning, or `none`.
-        prune_by: criterion of gradual pruning.
+        prune_by: criterion of gradual pruning: a name, or a function of a `Layer` whose highest scores stay.
         prune_schedule: of the sparsity, from `initial_sparsity` to `sparsity`.
         prune_start: first event of gradual pruning.
         prune_end: last event.
-        drop_by: criterion of regeneration's removal.
+        drop_by: criterion of regeneration's removal, likewise.
         drop_threshold: of the criterion `threshold`.
-        grow_by: criterion of growth, or `none`.
+        grow_by: criterion of growth, or `none`; of a function the highest scores come.
         prune_rate: share of each layer's living weights that regeneration replaces, at the start; 0 means never.
         prune_rate_final: at the end of regeneration.
         prune_rate_schedule: in between.
@@ -58,6 +76,10 @@ class Method:
             code does for global pruning.
         strict_threshold: remove by "score > n-th highest", as the published code does: n - 1 stay, or fewer with ties.
         bernoulli: draw random initial masks weight by weight, as the published code does: the count fluctuates.
+        score_batches: optimiser steps that SNIP and GraSP measure before training starts; they are taken back.
+        mask_moments: when momentum and Adam's moments of absent weights are set to 0: at mask `update`s, where it
+            decides how grown weights start, or after every `step`, as the published code does. Both train the same
+            weights with any optimiser that treats each weight by itself.
     """
 
     sparsity: float = 0.9
@@ -65,13 +87,13 @@ class Method:
     init_by: InitName = "random"
     allocation: AllocationName | Literal["global"] = "erk"
     prune: PruneScope | Literal["none"] = "none"
-    prune_by: ScoreName = "magnitude"
-    prune_schedule: Literal["linear", "cosine", "cubic"] = "cubic"
+    prune_by: ScoreName | Criterion = "magnitude"
+    prune_schedule: PruneScheduleName = "cubic"
     prune_start: Moment = 0.0
     prune_end: Moment = 0.5
-    drop_by: DropName = "magnitude"
+    drop_by: DropName | Criterion = "magnitude"
     drop_threshold: float = 0.0
-    grow_by: GrowName = "gradient"
+    grow_by: GrowName | Criterion = "gradient"
     prune_rate: float = 0.0
     prune_rate_final: float = 0.0
     prune_rate_schedule: ScheduleName = "cosine"
@@ -82,6 +104,8 @@ class Method:
     reach_final: bool = True
     strict_threshold: bool = False
     bernoulli: bool = False
+    score_batches: int = 1
+    mask_moments: MaskMoments = "update"
 
     def __post_init__(self) -> None:
         """Check every option by itself and against the others.
@@ -90,7 +114,8 @@ class Method:
             ValueError: naming the option, its value and what is allowed.
         """
         for name, choices in _CHOICES.items():
-            _check_choice(name, getattr(self, name), choices)
+            if not (name in _CRITERIA and callable(getattr(self, name))):
+                _check_choice(name, getattr(self, name), choices)
         if not 0 <= self.sparsity < 1:
             raise ValueError(f"sparsity={self.sparsity} must lie in [0, 1)")
         if not 0 <= self.start_sparsity < 1:
@@ -98,8 +123,9 @@ class Method:
         for name in ("prune_rate", "prune_rate_final"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name}={getattr(self, name)} must lie in [0, 1]")
-        if self.every < 1:
-            raise ValueError(f"every={self.every} must be at least 1")
+        for name in ("every", "score_batches"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name}={getattr(self, name)} must be at least 1")
         if self.drop_threshold < 0:
             raise ValueError(f"drop_threshold={self.drop_threshold} must be at least 0")
         for name in ("prune_start", "prune_end", "regrow_start", "regrow_end"):
@@ -117,9 +143,25 @@ class Method:
         return self.prune_rate > 0 or self.drop_by == "threshold"
 
     @property
-    def needs_dense_gradient(self) -> bool:
-        """Whether an update reads the gradient of absent weights."""
-        return self.regenerates and self.grow_by == "gradient"
+    def grows_by_gradient(self) -> bool:
+        """Whether an update reads the gradient of absent weights; a function of yours is taken to do so."""
+        return self.regenerates and (self.grow_by == "gradient" or callable(self.grow_by))
+
+    @property
+    def reads_gradient(self) -> bool:
+        """Whether an update reads any gradient."""
+        pruning = self.prune != "none" and _by_gradient(self.prune_by)
+        return pruning or self.grows_by_gradient or (self.regenerates and _by_gradient(self.drop_by))
+
+    @property
+    def reads_momentum(self) -> bool:
+        """Whether an update reads the optimiser's momentum where there is one."""
+        return any(callable(c) for c in (self.prune_by, self.drop_by, self.grow_by)) or self.grows_by_momentum
+
+    @property
+    def grows_by_momentum(self) -> bool:
+        """Whether growth cannot do without the optimiser's momentum."""
+        return self.regenerates and self.grow_by == "momentum"
 
     @property
     def scores_batches(self) -> bool:
@@ -140,6 +182,8 @@ class Method:
             )
         if self.bernoulli and self.init_by != "random":
             raise ValueError(f"bernoulli=True needs init_by='random', got {self.init_by!r}")
+        if self.grows_by_momentum and self.mask_moments == "step":
+            raise ValueError("grow_by='momentum' reads the momentum of absent weights; it needs mask_moments='update'")
         if self.structure is not None:
             self._check_structure(self.structure)
 
@@ -159,11 +203,13 @@ _CHOICES: dict[str, tuple[Any, ...]] = {
     "allocation": (*get_args(AllocationName), "global"),
     "prune": (*get_args(PruneScope), "none"),
     "prune_by": get_args(ScoreName),
-    "prune_schedule": ("linear", "cosine", "cubic"),
+    "prune_schedule": get_args(PruneScheduleName),
     "drop_by": get_args(DropName),
     "grow_by": get_args(GrowName),
     "prune_rate_schedule": get_args(ScheduleName),
+    "mask_moments": get_args(MaskMoments),
 }
+_CRITERIA = ("prune_by", "drop_by", "grow_by")
 
 _DENSE_TO_SPARSE: dict[str, Any] = {"initial_sparsity": 0.0, "prune": "global"}
 _GRANET: dict[str, Any] = {"prune": "global", "prune_rate": 0.5, "prune_rate_final": 0.005}
@@ -229,6 +275,13 @@ def parse_moment(value: Moment, name: str = "moment") -> tuple[float, Literal["f
     return amount, cast(Literal["fraction", "steps", "epochs"], unit)
 
 
+def _by_gradient(criterion: str | Criterion) -> bool:
+    return criterion == "taylor" or callable(criterion)
+
+
 def _check_choice(name: str, value: Any, choices: tuple[Any, ...]) -> None:
     if value not in choices:
-        raise ValueError(f"{name} must be one of {', '.join(choices)}, got {value!r}{nearest(str(value), choices)}")
+        own = ", or a function of a Layer" if name in _CRITERIA else ""
+        raise ValueError(
+            f"{name} must be one of {', '.join(choices)}{own}, got {value!r}{nearest(str(value), choices)}"
+        )

@@ -10,22 +10,22 @@ Sources: Liu et al. 2021 (GraNet), Evci et al. 2020 (RigL), Lee et al. 2019 (SNI
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from plasticity_lightning.sparsity.criteria import grasp, needs_gradient, snip
+from plasticity_lightning.sparsity.criteria import grasp, snip
 from plasticity_lightning.sparsity.flops import FlopsLedger
 from plasticity_lightning.sparsity.initial import initial_masks
+from plasticity_lightning.sparsity.layer import Layer
 from plasticity_lightning.sparsity.masks import as_bits, count, pack, silence, unpack
 from plasticity_lightning.sparsity.plan import Plan
 from plasticity_lightning.sparsity.update import MaskUpdate, update_masks
 
-__all__ = ["MaskMoments", "SparseParameters"]
+__all__ = ["SparseParameters"]
 
-MaskMoments = Literal["update", "step"]
 _MOMENTUM = ("momentum_buffer", "exp_avg")
 
 
@@ -35,13 +35,9 @@ class SparseParameters:
     Args:
         optimizer: it updates all of `parameters`.
         parameters: to mask, by name.
-        plan: what happens when.
+        plan: what is done, and when.
         seed: of random masks and random growth.
         floors: lowest density by name under layer-wise allocation.
-        mask_moments: when momentum and Adam's moments of absent weights are set to 0: at mask `update`s, where it
-            decides how grown weights start, or after every `step`, as the published code does. Both train the same
-            weights with any optimiser that treats each weight by itself.
-        score_batches: optimiser steps that SNIP and GraSP measure before training starts; they are taken back.
         synchronise: makes a uint8 tensor equal on all ranks, in place; called after every decision on masks.
         flops: counts the training's FLOPs; None counts the masked weights as used once per sample.
     """
@@ -53,8 +49,6 @@ class SparseParameters:
         plan: Plan,
         seed: int = 0,
         floors: Mapping[str, float] | None = None,
-        mask_moments: MaskMoments = "update",
-        score_batches: int = 1,
         synchronise: Callable[[Tensor], None] | None = None,
         flops: FlopsLedger | None = None,
     ) -> None:
@@ -62,13 +56,12 @@ class SparseParameters:
         self.parameters = dict(parameters)
         self.plan = plan
         self.floors = dict(floors or {})
-        self.mask_moments = mask_moments
         self.synchronise = synchronise
         self.flops = flops or FlopsLedger({name: p.numel() for name, p in self.parameters.items()})
         self.generator = torch.Generator().manual_seed(seed)
         self.step = 0
         self.n_updates = 0
-        self.scoring_left = score_batches if plan.method.scores_batches else 0
+        self.scoring_left = plan.method.score_batches if plan.method.scores_batches else 0
         self.scores: dict[str, Tensor] = {}
         self.masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in self.parameters.items()}
         self.ever_active = {name: torch.zeros_like(mask) for name, mask in self.masks.items()}
@@ -99,7 +92,7 @@ class SparseParameters:
     def apply(self) -> None:
         """Set absent weights (and their moments, if asked for) to 0, in place, also where they are NaN."""
         silence(self._targets, self._bits)
-        if self.mask_moments == "step":
+        if self.plan.method.mask_moments == "step":
             self._mask_moments(self.masks)
 
     def before_step(self, overwrite: bool = True) -> None:
@@ -114,7 +107,7 @@ class SparseParameters:
             return
         if not self.plan.due(self.step + 1) or (self._gradients is not None and not overwrite):
             return
-        if self.plan.method.needs_dense_gradient or self._taylor:
+        if self.plan.method.reads_gradient:
             self._gradients = _dense_gradients(self.parameters)
 
     def after_step(self) -> MaskUpdate | None:
@@ -129,10 +122,10 @@ class SparseParameters:
         self.apply()
         self.step += 1
         due = self.plan.due(self.step)
-        self.flops.add_step(self.living, due and self.plan.method.needs_dense_gradient)
+        self.flops.add_step(self.living, due and self.plan.method.grows_by_gradient)
         if not due:
             return None
-        if self._gradients is None and (self.plan.method.needs_dense_gradient or self._taylor):
+        if self._gradients is None and self.plan.method.reads_gradient:
             self._gradients = _dense_gradients(self.parameters)
         update = self._update()
         self._gradients = None
@@ -198,34 +191,28 @@ class SparseParameters:
         self.flops.load_state_dict(state["flops"])
         self._adopt()
 
-    @property
-    def _taylor(self) -> bool:
-        return needs_gradient(self.plan.method.prune_by) or needs_gradient(self.plan.method.drop_by)
-
     @torch.no_grad()
     def _update(self) -> MaskUpdate | None:
-        """Decide, agree with the other ranks, apply. Parameters without a gradient (frozen by now) are left alone."""
-        method = self.plan.method
-        taking_part = {name: p for name, p in self.parameters.items() if p.grad is not None}
+        """Decide, agree with the other ranks, apply. Parameters frozen by now (no gradient wanted) are left alone."""
+        method, gradients = self.plan.method, self._gradients or {}
+        taking_part = {name: p for name, p in self.parameters.items() if p.requires_grad or p.grad is not None}
         if not taking_part:
             return None
-        by_momentum = method.regenerates and method.grow_by == "momentum"
+        layers = {}
+        for name, p in taking_part.items():
+            gradient = gradients.get(name, torch.zeros_like(p)) if method.reads_gradient else None
+            momentum = self._momentum(name) if method.reads_momentum else None
+            layers[name] = Layer(p.detach(), self.masks[name], gradient, momentum, self.generator)
+        known = (
+            gradients if method.grows_by_gradient else {n for n, layer in layers.items() if layer.momentum is not None}
+        )
         update = update_masks(
-            taking_part,
-            {name: self.masks[name] for name in taking_part},
+            layers,
+            method,
             density=self.plan.density(self.step),
             rate=self.plan.rate(self.step),
-            gradients=self._gradients,
-            momenta={name: self._momentum(name) for name in taking_part} if by_momentum else None,
-            scope="global" if method.prune == "none" else method.prune,
-            prune_by=method.prune_by,
             floors={name: floor for name, floor in self.floors.items() if name in taking_part},
-            drop_by=method.drop_by,
-            grow_by=method.grow_by,
-            threshold=method.drop_threshold,
-            strict=method.strict_threshold,
-            structure=method.structure,
-            generator=self.generator,
+            unused=taking_part.keys() - known,
         )
         self._synchronise([update.masks, update.kept])
         touched = [self.parameters[name] for name in update.kept]
@@ -251,11 +238,14 @@ class SparseParameters:
                 if isinstance(value, Tensor) and value.shape == parameter.shape:
                     silence([value], [as_bits(mask, value)])
 
-    def _momentum(self, name: str) -> Tensor:
-        state = self.optimizer.state.get(self.parameters[name], {})
+    def _momentum(self, name: str) -> Tensor | None:
+        parameter = self.parameters[name]
+        state = self.optimizer.state.get(parameter, {})
         for key in _MOMENTUM:
             if isinstance(state.get(key), Tensor):
                 return cast(Tensor, state[key])
+        if (parameter.grad is None and not state) or not self.plan.method.grows_by_momentum:
+            return None
         raise ValueError(
             f"grow_by='momentum' needs an optimiser with a running mean of the gradient ({' or '.join(_MOMENTUM)}); "
             f"{type(self.optimizer).__name__} holds {sorted(map(str, state))}"

@@ -11,22 +11,23 @@ Sources: Zhu & Gupta 2017 (GMP), Mocanu et al. 2018 (SET), Evci et al. 2020 (Rig
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Literal, get_args
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from typing import get_args
 
 import torch
 from torch import Tensor
 
 from plasticity_lightning.sparsity.allocation import AllocationName, allocate, exact_counts, global_masks
-from plasticity_lightning.sparsity.criteria import DropName, ScoreName, drop, score
-from plasticity_lightning.sparsity.growth import GrowName, grow, growth_score
+from plasticity_lightning.sparsity.criteria import drop, score
+from plasticity_lightning.sparsity.growth import grow, growth_score
+from plasticity_lightning.sparsity.layer import Layer
 from plasticity_lightning.sparsity.masks import count, top_n
+from plasticity_lightning.sparsity.methods import Method, PruneScope
 from plasticity_lightning.sparsity.structured import fan_in_limit, group_limit, limit_mask, parse_structure
 
-__all__ = ["MaskUpdate", "PruneScope", "n_living", "prune_to_density", "regenerate", "update_masks"]
+__all__ = ["MaskUpdate", "n_living", "prune_to_density", "regenerate", "update_masks"]
 
-PruneScope = Literal["global", "uniform", "er", "erk"]
 Tensors = Mapping[str, Tensor]
 
 
@@ -42,6 +43,7 @@ class MaskUpdate:
         pruned: weights removed by gradual pruning, by layer.
         dropped: weights removed by regeneration, by layer.
         grown: weights grown, by layer.
+        unused: layers whose weights were not exchanged, since no batch has used them.
     """
 
     masks: dict[str, Tensor]
@@ -49,6 +51,7 @@ class MaskUpdate:
     pruned: dict[str, int] = field(default_factory=dict)
     dropped: dict[str, int] = field(default_factory=dict)
     grown: dict[str, int] = field(default_factory=dict)
+    unused: tuple[str, ...] = ()
 
 
 def n_living(total: int, density: float) -> int:
@@ -79,7 +82,8 @@ def prune_to_density(
         density: share of living weights over all layers, in [0, 1]: floor(total * density) stay.
         scope: "global" ranks all layers together; "uniform", "er" and "erk" give each layer its count first.
         floors: lowest density of single layers, for every scope but "global".
-        strict: the reference code's quirk: score > the n-th highest, which leaves n - 1, or fewer with ties.
+        strict: the reference code's quirk: score > the n-th highest, which leaves n - 1, or fewer with ties. Where fewer
+            than n live, the n-th highest is an absent weight's 0.
         structure: "fan_in" rounds each layer to one fan-in for all outputs; "n:m" needs nothing here, since a part of
             an N:M mask is one.
 
@@ -96,18 +100,19 @@ def prune_to_density(
     if scope == "global":
         if floors:
             raise ValueError("floors need a layer-wise scope (uniform, er, erk); scope is 'global'")
-        n = min(total, sum(count(mask) for mask in masks.values()))
-        result = global_masks(scores, n, masks)
-        if strict and n:
-            lowest = min(scores[name][mask].min() for name, mask in result.items() if bool(mask.any()))
-            result = {name: mask & (scores[name] > lowest) for name, mask in result.items()}
+        living = sum(count(mask) for mask in masks.values())
+        result = global_masks(scores, min(total, living), masks)
+        if strict and total:
+            threshold = _lowest(scores, result) if total <= living else 0.0
+            result = {name: mask & (scores[name] > threshold) for name, mask in result.items()}
     else:
         counts = layer_counts(scope, masks, density, floors)
         for name, mask in masks.items():
             n = min(counts[name], count(mask))
             result[name] = top_n(scores[name], n, mask)
-            if strict and n:
-                result[name] &= scores[name] > scores[name][result[name]].min()
+            if strict and counts[name]:
+                few = counts[name] > n
+                result[name] &= scores[name] > (0.0 if few else scores[name][result[name]].min())
     if structure == "fan_in":
         limits = {name: fan_in_limit(mask.shape, count(mask)) for name, mask in result.items()}
         result = {name: limit_mask(scores[name], *limits[name], masks[name]) for name in result}
@@ -123,104 +128,81 @@ def layer_counts(
     return exact_counts(densities, sizes, n_living(sum(sizes.values()), density))
 
 
-def regenerate(
-    weight: Tensor,
-    mask: Tensor,
-    rate: float,
-    drop_by: DropName = "magnitude",
-    grow_by: GrowName = "gradient",
-    gradient: Tensor | None = None,
-    momentum: Tensor | None = None,
-    generator: torch.Generator | None = None,
-    threshold: float = 0.0,
-    strict: bool = False,
-    structure: str | None = None,
-) -> tuple[Tensor, int, int]:
+def regenerate(layer: Layer, rate: float, method: Method) -> tuple[Tensor, int, int]:
     """Drop a share of one layer's weights and grow as many: the layer's density stays.
 
     Args:
-        weight: [out, in, ...].
-        mask: bool, same shape.
+        layer: its weight, mask and whatever the criteria read.
         rate: share of the living weights to drop, in [0, 1]; ceil(rate * living) go.
-        drop_by: criterion, see `criteria.drop`.
-        grow_by: criterion, see `growth.growth_score`; "none" grows nothing.
-        gradient: dense gradient, for growth and for the criterion "taylor".
-        momentum: the optimiser's mean of the gradient, for growth by momentum.
-        generator: for random choices, on the CPU.
-        threshold: for the criterion "threshold".
-        strict: the reference code's rule with ties, see `criteria.drop`.
-        structure: "n:m" or "fan_in"; growth keeps within it.
+        method: its `drop_by`, `grow_by` ("none" grows nothing), `structure` (growth keeps within it) and their options.
 
     Returns:
         (mask, dropped, grown): the new mask and the numbers of weights; a dropped weight may return at once and counts
         in both.
 
     Raises:
-        ValueError: if a name is unknown or what a criterion needs was not given.
+        ValueError: if a number is out of range or what a criterion needs was not given.
     """
-    remaining = drop(drop_by, weight, mask, rate, gradient, generator, threshold, strict)
+    mask = layer.mask
+    remaining = drop(layer, rate, method)
     dropped = count(mask) - count(remaining)
-    if grow_by == "none" or dropped == 0:
+    if method.grow_by == "none" or dropped == 0:
         return remaining, dropped, 0
     limit = None
-    if structure is not None:
-        parsed = parse_structure(structure)
+    if method.structure is not None:
+        parsed = parse_structure(method.structure)
         limit = group_limit(mask.shape, *parsed) if parsed else fan_in_limit(mask.shape, count(mask))
-    scores = growth_score(grow_by, weight, momentum if grow_by == "momentum" else gradient, generator)
-    return grow(remaining, dropped, scores, limit), dropped, dropped
+    return grow(remaining, dropped, growth_score(method.grow_by, layer), limit), dropped, dropped
 
 
 def update_masks(
-    weights: Tensors,
-    masks: Tensors,
+    layers: Mapping[str, Layer],
+    method: Method,
     density: float | None = None,
     rate: float | None = None,
-    gradients: Tensors | None = None,
-    momenta: Tensors | None = None,
-    scope: PruneScope = "global",
-    prune_by: ScoreName = "magnitude",
     floors: Mapping[str, float] | None = None,
-    drop_by: DropName = "magnitude",
-    grow_by: GrowName = "gradient",
-    threshold: float = 0.0,
-    strict: bool = False,
-    structure: str | None = None,
-    generator: torch.Generator | None = None,
+    unused: Collection[str] = (),
 ) -> MaskUpdate:
     """Gradual pruning to `density`, then regeneration of `rate` in every layer; None leaves a part out.
 
-    GMP is `density` alone, RigL and SET are `rate` alone, GraNet is both. Arguments as in `prune_to_density` and
-    `regenerate`.
+    GMP is `density` alone, RigL and SET are `rate` alone, GraNet is both.
+
+    Args:
+        layers: by name.
+        method: with the criteria; layers' shares in pruning are global if it never prunes gradually itself.
+        density: see `prune_to_density`.
+        rate: see `regenerate`.
+        floors: see `prune_to_density`.
+        unused: layers that no batch has used. They are pruned like the others; where growth goes by gradient or
+            momentum, it knows nothing of them, and their weights are not exchanged for zeros that no batch would train.
 
     Raises:
         ValueError: if a name is unknown, a number out of range or a needed tensor is missing.
     """
-    gradients, momenta = gradients or {}, momenta or {}
-    pruned = dict(masks)
+    masks = {name: layer.mask for name, layer in layers.items()}
+    pruned = masks
     if density is not None:
-        scores = {name: score(prune_by, weights[name], gradients.get(name), generator) for name in masks}
-        pruned = prune_to_density(scores, masks, density, scope, floors, strict, structure)
+        scores = {name: score(method.prune_by, layer) for name, layer in layers.items()}
+        scope: PruneScope = "global" if method.prune == "none" else method.prune
+        pruned = prune_to_density(scores, masks, density, scope, floors, method.strict_threshold, method.structure)
     new, dropped, grown = dict(pruned), {}, {}
+    kept_as_they_are = set(unused) if rate is not None and method.grow_by in ("gradient", "momentum") else set()
     if rate is not None:
         for name, mask in pruned.items():
+            if name in kept_as_they_are:
+                continue
             # gradual pruning has set these weights to 0 before regeneration looks at magnitudes
-            weight = weights[name].detach() * mask
-            signals = {"gradient": gradients.get(name), "momentum": momenta.get(name), "generator": generator}
-            new[name], dropped[name], grown[name] = regenerate(
-                weight,
-                mask,
-                rate,
-                drop_by,
-                grow_by,
-                threshold=threshold,
-                strict=strict,
-                structure=structure,
-                **signals,  # type: ignore[arg-type]  # three differently typed values of one dict
-            )
+            layer = replace(layers[name], mask=mask, weight=layers[name].weight.detach() * mask)
+            new[name], dropped[name], grown[name] = regenerate(layer, rate, method)
     return MaskUpdate(
         masks=new,
         kept={name: new[name] & pruned[name] for name in new},
         pruned={name: count(masks[name]) - count(pruned[name]) for name in masks},
         dropped=dropped,
         grown=grown,
+        unused=tuple(name for name in new if name in kept_as_they_are),
     )
+
+
+def _lowest(scores: Tensors, masks: Tensors) -> Tensor:
+    return torch.stack([scores[name][mask].min() for name, mask in masks.items() if bool(mask.any())]).min()

@@ -15,6 +15,7 @@ from plasticity_lightning.cli.recipes import list_recipes, resolve_arguments
 from plasticity_lightning.cli.runs import claim_run_dir, resolve_checkpoint
 from plasticity_lightning.errors import UserError
 from plasticity_lightning.runtime import AtomicCheckpoint, GracefulStop, RNGState
+from tests.cli import toys
 
 
 def _recipe(folder, **trainer):
@@ -169,6 +170,37 @@ def test_a_mistake_gives_one_message_and_status_2(tmp_path, capsys, flags, words
     assert len(errors) == 1
     assert "Traceback" not in errors[0]
     assert all(word in errors[0] for word in words), errors[0]
+
+
+def _sparse_recipe(folder, **options):
+    settings = {"method": "rigl", "sparsity": 0.5, "every": 1, "summary": False, **options}
+    recipe = _recipe(folder, callbacks=[{"class_path": "PruneRegrowScheduler", "init_args": settings}])
+    return ["fit", "--config", recipe, "--test_after_fit", "false"]
+
+
+def test_a_criterion_of_sparse_training_may_be_a_function_by_import_path(tmp_path, capsys):
+    toys.CALLS.clear()
+    own = dict.fromkeys(("prune_by", "drop_by", "grow_by"), "tests.cli.toys.my_score")
+    assert main([*_sparse_recipe(tmp_path, **own), "--print_config"]) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)["trainer"]["callbacks"][0]["init_args"]
+    assert {name: printed[name] for name in own} == own
+    assert main(_sparse_recipe(tmp_path, grow_by=own["grow_by"])) == 0
+    assert toys.CALLS
+    assert all(shape == gradient for shape, gradient in toys.CALLS)
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"prune_schedule": "constant"}, ["prune_schedule", "constant", "cubic"]),
+        ({"grow_by": "gradiant"}, ["grow_by", "gradiant"]),
+        ({"grow_by": "tests.cli.toys.nothing"}, ["grow_by", "tests.cli.toys.nothing"]),
+    ],
+)
+def test_an_option_of_sparse_training_that_cannot_work_is_refused(tmp_path, capsys, options, words):
+    assert main(_sparse_recipe(tmp_path, **options)) == 2
+    (error,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("plasticity: error:")]
+    assert all(word in error for word in words), error
 
 
 def test_an_option_of_no_class_says_who_would_take_it(capsys):

@@ -72,3 +72,12 @@ class SignalAt(Callback):
     def on_train_batch_start(self, trainer, pl_module, batch, batch_idx) -> None:
         if trainer.fit_loop.total_batch_idx + 1 == self.batch and trainer.global_rank == self.rank:
             os.kill(os.getpid(), self.number)
+
+
+CALLS = []
+
+
+def my_score(layer):
+    """A user's criterion of sparse training; remembers the shapes that it saw."""
+    CALLS.append((layer.weight.shape, layer.gradient.shape))
+    return layer.gradient.abs() + layer.weight.abs()

@@ -47,8 +47,8 @@ def train(net, optimizer, sparse, steps, seed=0, check=None):
 
 
 def sparse_parameters(net, optimizer, method="granet", total=30, moments="update", **options):
-    plan = resolve(make_method(method, **{"sparsity": 0.8, "every": 3, **options}), total, None)
-    sparse = SparseParameters(optimizer, select_parameters(net), plan, mask_moments=moments)
+    options = {"sparsity": 0.8, "every": 3, "mask_moments": moments, **options}
+    sparse = SparseParameters(optimizer, select_parameters(net), resolve(make_method(method, **options), total, None))
     sparse.initialise()
     return sparse
 
@@ -152,8 +152,8 @@ def test_snip_scores_are_summed_over_batches_and_the_steps_taken_back():
     net = network(5)
     start = {name: p.detach().clone() for name, p in net.named_parameters()}
     optimizer = OPTIMISERS["adam"](net.parameters())
-    plan = resolve(make_method("snip", sparsity=0.5), None, None)
-    sparse = SparseParameters(optimizer, select_parameters(net), plan, score_batches=3)
+    plan = resolve(make_method("snip", sparsity=0.5, score_batches=3), None, None)
+    sparse = SparseParameters(optimizer, select_parameters(net), plan)
     sparse.initialise()
     sums = {}
 
@@ -216,6 +216,54 @@ def test_a_layer_frozen_meanwhile_is_left_alone():
     train(net, optimizer, sparse, 3)
     assert torch.equal(before, sparse.masks["0.weight"])
     assert sparse.n_updates == 3
+
+
+@pytest.mark.parametrize("moments", ["update", "step"])
+@pytest.mark.parametrize("optimiser", ["sgd", "adam", "rmsprop"])
+def test_gradients_that_are_not_finite_leave_absent_weights_and_grown_moments_at_zero(optimiser, moments):
+    net = network(1)
+    optimizer = OPTIMISERS[optimiser](net.parameters())
+    sparse = sparse_parameters(net, optimizer, "set", every=4, moments=moments)  # random growth: anywhere
+    for step in range(1, 13):
+        for name, p in sparse.parameters.items():
+            p.grad = torch.ones_like(p)
+            if step in (2, 7):
+                p.grad[~sparse.masks[name]] = float("nan") if step == 2 else float("inf")
+        sparse.before_step()
+        optimizer.step()
+        update = sparse.after_step()
+        for name, p in sparse.parameters.items():
+            assert (p[~sparse.masks[name]] == 0).all()
+            assert p.isfinite().all()
+            if update is not None:
+                for value in optimizer.state[p].values():
+                    if isinstance(value, torch.Tensor) and value.shape == p.shape:
+                        assert (value[~update.kept[name]] == 0).all()
+
+
+@pytest.mark.parametrize("method", ["granet", "gmp", "rigl", "set"])
+def test_a_layer_that_no_batch_uses_is_masked_like_the_others(method):
+    class Unused(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.used, self.expert = nn.Linear(6, 20), nn.Linear(20, 20)
+
+        def forward(self, x):
+            return self.used(x)
+
+        def __getitem__(self, i):
+            return self.used
+
+    torch.manual_seed(0)
+    net = Unused()
+    optimizer = OPTIMISERS["sgd"](net.parameters())
+    sparse = sparse_parameters(net, optimizer, method)
+    told = []
+    train(net, optimizer, sparse, 30, check=lambda update: told.extend(update.unused if update else ()))
+    for name, mask in sparse.masks.items():
+        assert (sparse.parameters[name][~mask] == 0).all()
+    assert sum(count(mask) for mask in sparse.masks.values()) == 104  # a fifth of 120 + 400
+    assert set(told) == ({"expert.weight"} if method in ("granet", "rigl") else set())
 
 
 def test_momentum_growth_reads_the_optimiser_and_says_what_it_lacks():

@@ -9,7 +9,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from plasticity_lightning.sparsity.layer import Layer
 from plasticity_lightning.sparsity.masks import count
+from plasticity_lightning.sparsity.methods import Method, make_method
 from plasticity_lightning.sparsity.structured import is_n_m, limit_mask
 from plasticity_lightning.sparsity.update import prune_to_density, regenerate, update_masks
 
@@ -23,6 +25,10 @@ def tensors(seed, grid=None):
     made = {name: torch.randn(shape, generator=generator) for name, shape in SHAPES.items()}
     # a coarse grid makes many ties
     return made if grid is None else {name: (tensor * grid).round() / grid for name, tensor in made.items()}
+
+
+def layers(weights, masks, gradients=None, generator=None):
+    return {name: Layer(weights[name], masks[name], (gradients or {}).get(name), None, generator) for name in weights}
 
 
 def arrays(values):
@@ -54,7 +60,7 @@ def test_granet_follows_the_specification_over_a_whole_schedule(seed, grid):
             name: reference.regenerate(arrays(weights)[name], expected[name], rate, arrays(gradients)[name])
             for name in expected
         }
-        update = update_masks(weights, masks, 1 - float(sparsity), rate, gradients)
+        update = update_masks(layers(weights, masks, gradients), make_method("granet"), 1 - float(sparsity), rate)
         masks = update.masks
         assert same(masks, expected)
         assert same(update.kept, {name: expected[name] * after_pruning[name] for name in expected})
@@ -66,7 +72,7 @@ def test_granet_follows_the_specification_over_a_whole_schedule(seed, grid):
 def test_gmp_is_the_pruning_alone(seed, grid):
     weights = tensors(seed, grid)
     masks = {name: tensor > -1 for name, tensor in tensors(seed + 1).items()}
-    update = update_masks(weights, masks, density=0.4)
+    update = update_masks(layers(weights, masks), make_method("gmp"), density=0.4)
     assert same(update.masks, reference.prune_global(arrays(weights), integers(masks), Fraction(6, 10)))
     assert update.grown == {}
 
@@ -75,7 +81,7 @@ def test_gmp_is_the_pruning_alone(seed, grid):
 def test_rigl_keeps_each_layers_count_and_follows_the_specification(seed, rate, grid):
     weights, gradients = tensors(seed, grid), tensors(seed + 1, grid)
     masks = {name: tensor > 0.3 for name, tensor in tensors(seed + 2).items()}
-    update = update_masks(weights, masks, rate=rate, gradients=gradients)
+    update = update_masks(layers(weights, masks, gradients), make_method("rigl"), rate=rate)
     for name, mask in masks.items():
         expected = reference.regenerate(weights[name].numpy(), mask.numpy().astype(int), rate, gradients[name].numpy())
         assert np.array_equal(update.masks[name].numpy().astype(int), expected)
@@ -87,9 +93,8 @@ def test_rigl_keeps_each_layers_count_and_follows_the_specification(seed, rate, 
 def test_set_drops_by_magnitude_or_by_sign_and_grows_the_same_random_positions(drop_by):
     weights = tensors(5)
     masks = {name: tensor > 0.3 for name, tensor in tensors(6).items()}
-    update = update_masks(
-        weights, masks, rate=0.3, drop_by=drop_by, grow_by="random", generator=torch.Generator().manual_seed(7)
-    )
+    seeded = layers(weights, masks, generator=torch.Generator().manual_seed(7))
+    update = update_masks(seeded, make_method("set", drop_by=drop_by), rate=0.3)
     generator = torch.Generator().manual_seed(7)
     slow_drop = {"magnitude": reference.drop_magnitude, "sign": reference.drop_sign}[drop_by]
     for name, mask in masks.items():
@@ -102,11 +107,16 @@ def test_the_strict_quirk_keeps_one_less():
     scores = {"a": torch.arange(10.0).view(2, 5)}
     full = {"a": torch.ones(2, 5, dtype=torch.bool)}
     assert count(prune_to_density(scores, full, 0.4)["a"]) == 4
-    assert count(prune_to_density(scores, full, 0.4, strict=True)["a"]) == 3
+    once = prune_to_density(scores, full, 0.4, strict=True)
+    assert count(once["a"]) == 3
+    # fewer live than are to stay: the 4th highest magnitude is an absent weight's 0, and nothing more goes
+    magnitudes = {"a": scores["a"] * once["a"]}
+    for scope in ("global", "uniform"):
+        assert torch.equal(prune_to_density(magnitudes, once, 0.4, scope, strict=True)["a"], once["a"])
     # |w| > the k-th smallest: the tie of 1 and -1 goes together, one more than asked
     weight = torch.tensor([[1.0, -1.0, 2.0, 3.0]])
     mask = torch.ones(1, 4, dtype=torch.bool)
-    new, dropped, _ = regenerate(weight, mask, 0.25, grow_by="none", strict=True)
+    new, dropped, _ = regenerate(Layer(weight, mask), 0.25, Method(grow_by="none", strict_threshold=True))
     assert new.tolist() == [[False, False, True, True]]
     assert dropped == 2
 
@@ -123,7 +133,8 @@ def test_threshold_drops_all_small_ones_and_grows_as_many():
     weight = torch.tensor([[0.1, -0.2, 0.5, 0.0]])
     mask = torch.tensor([[True, True, True, False]])
     gradient = torch.tensor([[0.0, 1.0, 0.0, 2.0]])
-    new, dropped, grown = regenerate(weight, mask, 0.0, "threshold", gradient=gradient, threshold=0.3)
+    method = Method(drop_by="threshold", drop_threshold=0.3)
+    new, dropped, grown = regenerate(Layer(weight, mask, gradient), 0.0, method)
     assert (dropped, grown) == (2, 2)
     assert new.tolist() == [[False, True, True, True]]
 
@@ -136,7 +147,8 @@ def test_two_of_four_survives_regeneration_and_loses_no_weight(seed, rate):
         weight, gradient = torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
         mask = limit_mask(weight.abs(), 2, 4)
         assert count(mask) * 2 == mask.numel()
-        new, _, _ = regenerate(weight, mask, rate, gradient=gradient, structure="2:4")
+        method = make_method("rigl", sparsity=0.5, structure="2:4")
+        new, _, _ = regenerate(Layer(weight, mask, gradient), rate, method)
         assert is_n_m(new, 2, 4)
         assert count(new) == count(mask)
 
@@ -144,20 +156,38 @@ def test_two_of_four_survives_regeneration_and_loses_no_weight(seed, rate):
 def test_constant_fan_in_survives_pruning_and_regeneration():
     weights, gradients = tensors(3), tensors(4)
     masks = {name: torch.ones(shape, dtype=torch.bool) for name, shape in SHAPES.items()}
-    update = update_masks(weights, masks, 0.3, 0.5, gradients, structure="fan_in", scope="uniform")
+    method = make_method("granet", structure="fan_in", prune="uniform")
+    update = update_masks(layers(weights, masks, gradients), method, 0.3, 0.5)
     fan_in = {name: set(mask.flatten(1).sum(1).tolist()) for name, mask in update.masks.items()}
     # 0.3 of 27, 11 and 7 inputs are 8.1, 3.3 and 2.1
     assert fan_in == {"conv": {8}, "hidden": {3}, "last": {2}}
 
 
+@pytest.mark.parametrize("grow_by", ["gradient", "momentum"])
+def test_a_layer_that_no_batch_has_used_is_pruned_and_otherwise_left_alone(grow_by):
+    weights, gradients = tensors(1), tensors(2)
+    masks = {name: tensor > 0 for name, tensor in tensors(3).items()}
+    made = {name: Layer(weights[name], masks[name], gradients[name], gradients[name]) for name in ("conv", "last")}
+    made |= {"hidden": Layer(weights["hidden"], masks["hidden"])}
+    update = update_masks(made, make_method("granet", grow_by=grow_by), 0.3, 0.5, unused={"hidden"})
+    assert update.unused == ("hidden",)
+    assert sum(count(mask) for mask in update.masks.values()) == math.floor(0.3 * 206)
+    after = reference.prune_global(arrays(weights), integers(masks), Fraction(7, 10))
+    assert np.array_equal(update.masks["hidden"].numpy().astype(int), after["hidden"])
+    for name in ("conv", "last"):
+        expected = reference.regenerate(weights[name].numpy() * after[name], after[name], 0.5, gradients[name].numpy())
+        assert np.array_equal(update.masks[name].numpy().astype(int), expected)
+
+
 def test_what_is_missing_is_named():
     weights = tensors(0)
     masks = {name: torch.ones(shape, dtype=torch.bool) for name, shape in SHAPES.items()}
-    with pytest.raises(ValueError, match="needs that tensor"):
-        update_masks(weights, masks, rate=0.1)
+    made = layers(weights, masks)
+    with pytest.raises(ValueError, match="growth by gradient needs that tensor"):
+        update_masks(made, make_method("rigl"), rate=0.1)
     with pytest.raises(ValueError, match=r"torch\.Generator"):
-        update_masks(weights, masks, rate=0.1, grow_by="random")
+        update_masks(made, make_method("set"), rate=0.1)
     with pytest.raises(ValueError, match="needs the gradient"):
-        update_masks(weights, masks, density=0.1, prune_by="taylor")
+        update_masks(made, make_method("gmp", prune_by="taylor"), density=0.1)
     with pytest.raises(ValueError, match="scope must be one of global"):
-        update_masks(weights, masks, density=0.1, scope="layer")
+        prune_to_density(weights, masks, 0.1, "layer")

@@ -13,7 +13,7 @@ from plasticity_lightning.callbacks.sparse_training.sync import broadcast_from_r
 from plasticity_lightning.sparsity.flops import WEIGHTED_LAYERS, FlopsLedger
 from plasticity_lightning.sparsity.plan import Plan
 from plasticity_lightning.sparsity.selection import floors_by_name, plain_name
-from plasticity_lightning.sparsity.sparse_parameters import MaskMoments, SparseParameters
+from plasticity_lightning.sparsity.sparse_parameters import SparseParameters
 
 __all__ = ["sparse_groups", "training_length", "warn_if_uncounted"]
 
@@ -41,8 +41,6 @@ def sparse_groups(
     required: Sequence[str],
     min_density: Mapping[str, float],
     seed: int,
-    mask_moments: MaskMoments,
-    score_batches: int,
 ) -> list[SparseParameters]:
     """One group for every optimiser that updates a selected weight, in the order of the optimisers.
 
@@ -50,12 +48,10 @@ def sparse_groups(
         trainer: with its optimisers.
         pl_module: whose layers are counted in the FLOPs.
         selected: weights to mask, by name; those that no optimiser updates are left out.
-        plan: what happens when.
+        plan: what is done, and when.
         required: names that must not be left out.
         min_density: lowest density by glob pattern.
         seed: of the first optimiser's random choices; the i-th takes seed + i.
-        mask_moments: see `SparseParameters`, as `score_batches`.
-        score_batches: see there.
 
     Raises:
         ValueError: if no optimiser updates a required weight, or any weight at all.
@@ -74,8 +70,6 @@ def sparse_groups(
                     plan,
                     seed=seed + index,
                     floors={name: floor for name, floor in floors.items() if name in mine},
-                    mask_moments=mask_moments,
-                    score_batches=score_batches,
                     synchronise=broadcast_from_rank_zero if trainer.world_size > 1 else None,
                     flops=FlopsLedger(sizes),
                 )

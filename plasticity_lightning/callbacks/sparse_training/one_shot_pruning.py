@@ -25,7 +25,9 @@ from plasticity_lightning.runtime.weight_gate import changing_weights
 from plasticity_lightning.sparsity.allocation import global_masks
 from plasticity_lightning.sparsity.criteria import drop
 from plasticity_lightning.sparsity.growth import grow
+from plasticity_lightning.sparsity.layer import Layer
 from plasticity_lightning.sparsity.masks import as_bits, count, density, pack, silence, unpack
+from plasticity_lightning.sparsity.methods import Method
 from plasticity_lightning.sparsity.selection import select_parameters
 
 __all__ = ["OneShotPruning", "PruneShare", "one_shot_masks"]
@@ -46,7 +48,8 @@ def one_shot_masks(weights: dict[str, Tensor], rate: float, share: PruneShare) -
     """
     living = {name: weight.detach() != 0 for name, weight in weights.items()}
     if share == "uniform":
-        return {name: drop("magnitude", weight.detach(), living[name], rate) for name, weight in weights.items()}
+        method = Method(drop_by="magnitude")
+        return {name: drop(Layer(w.detach(), living[name]), rate, method) for name, w in weights.items()}
     total = sum(count(mask) for mask in living.values())
     keep = total - math.ceil(rate * total - 1e-9 * total)  # 0.9 of 10 is 9, whatever its last bit says
     return global_masks({name: weight.detach().abs() for name, weight in weights.items()}, keep, living)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack
+from dataclasses import fields
 from typing import Any, Literal
 
 import lightning.pytorch as pl
@@ -26,14 +27,24 @@ from plasticity_lightning.runtime.lightning_classes import keeps_parameters_whol
 from plasticity_lightning.runtime.weight_gate import changing_weights
 from plasticity_lightning.schedules import ScheduleName
 from plasticity_lightning.sparsity.allocation import AllocationName
-from plasticity_lightning.sparsity.criteria import DropName, ScoreName
 from plasticity_lightning.sparsity.flops import watch_positions
-from plasticity_lightning.sparsity.growth import GrowName
-from plasticity_lightning.sparsity.methods import InitName, MethodName, Moment, make_method
+from plasticity_lightning.sparsity.layer import Criterion
+from plasticity_lightning.sparsity.methods import (
+    DropName,
+    GrowName,
+    InitName,
+    MaskMoments,
+    Method,
+    MethodName,
+    Moment,
+    PruneScheduleName,
+    PruneScope,
+    ScoreName,
+    make_method,
+)
 from plasticity_lightning.sparsity.plan import Plan, resolve
 from plasticity_lightning.sparsity.selection import LayerPolicy, select_parameters
-from plasticity_lightning.sparsity.sparse_parameters import MaskMoments, SparseParameters
-from plasticity_lightning.sparsity.update import PruneScope
+from plasticity_lightning.sparsity.sparse_parameters import SparseParameters
 
 __all__ = ["PruneRegrowScheduler"]
 
@@ -52,13 +63,15 @@ class PruneRegrowScheduler(MaskKeeper):
         init_by: initial masks by random, magnitude, nonzero (keep the zeros that are there), snip or grasp.
         allocation: layers' shares of the initial masks: uniform, er, erk or global.
         prune: layers' shares in gradual pruning: global, uniform, er, erk or none.
-        prune_by: criterion of gradual pruning: magnitude, taylor or random.
+        prune_by: criterion of gradual pruning: magnitude, taylor, random, or a function of yours.
         prune_schedule: of the sparsity: cubic, linear or cosine.
         prune_start: a fraction of training (0.1) or "1000 steps" or "5 epochs".
         prune_end: likewise.
-        drop_by: what regeneration removes: magnitude, taylor, random, sign or threshold.
+        drop_by: what regeneration removes: magnitude, taylor, random, sign, threshold, or a function of yours.
         drop_threshold: of the criterion threshold.
-        grow_by: what it grows: gradient, momentum, random or none.
+        grow_by: what it grows: gradient, momentum, random, none, or a function of yours. A function takes a
+            `sparsity.Layer` and returns a score of its weight's shape: the highest stay, or grow. In YAML it is an import
+            path. Growth by gradient or momentum leaves layers alone that no batch has used, and names them once.
         prune_rate: share of each layer's weights that it replaces, at the start.
         prune_rate_final: at the end.
         prune_rate_schedule: cosine, linear, cubic or constant.
@@ -105,13 +118,13 @@ class PruneRegrowScheduler(MaskKeeper):
         init_by: InitName | None = None,
         allocation: AllocationName | Literal["global"] | None = None,
         prune: PruneScope | Literal["none"] | None = None,
-        prune_by: ScoreName | None = None,
-        prune_schedule: ScheduleName | None = None,
+        prune_by: ScoreName | Criterion | None = None,
+        prune_schedule: PruneScheduleName | None = None,
         prune_start: Moment | None = None,
         prune_end: Moment | None = None,
-        drop_by: DropName | None = None,
+        drop_by: DropName | Criterion | None = None,
         drop_threshold: float | None = None,
-        grow_by: GrowName | None = None,
+        grow_by: GrowName | Criterion | None = None,
         prune_rate: float | None = None,
         prune_rate_final: float | None = None,
         prune_rate_schedule: ScheduleName | None = None,
@@ -135,40 +148,11 @@ class PruneRegrowScheduler(MaskKeeper):
         summary: bool = True,
         name: str | None = None,
     ) -> None:
+        given = locals()  # the options of `Method` have the names that they have here
         super().__init__()
-        if score_batches < 1:
-            raise ValueError(f"score_batches={score_batches} must be at least 1")
         if total_steps is not None and total_steps < 1:
             raise ValueError(f"total_steps={total_steps} must be at least 1")
-        if mask_moments not in ("update", "step"):
-            raise ValueError(f"mask_moments must be one of update, step, got {mask_moments!r}")
-        self.method = make_method(
-            method,
-            sparsity=sparsity,
-            initial_sparsity=initial_sparsity,
-            every=every,
-            init_by=init_by,
-            allocation=allocation,
-            prune=prune,
-            prune_by=prune_by,
-            prune_schedule=prune_schedule,
-            prune_start=prune_start,
-            prune_end=prune_end,
-            drop_by=drop_by,
-            drop_threshold=drop_threshold,
-            grow_by=grow_by,
-            prune_rate=prune_rate,
-            prune_rate_final=prune_rate_final,
-            prune_rate_schedule=prune_rate_schedule,
-            regrow_start=regrow_start,
-            regrow_end=regrow_end,
-            structure=structure,
-            reach_final=reach_final,
-            strict_threshold=strict_threshold,
-            bernoulli=bernoulli,
-        )
-        if self.method.grow_by == "momentum" and self.method.regenerates and mask_moments == "step":
-            raise ValueError("grow_by='momentum' reads the momentum of absent weights; it needs mask_moments='update'")
+        self.method = make_method(method, **{option.name: given[option.name] for option in fields(Method)})
         if min_density and "global" in (self.method.prune, self.method.allocation):
             raise ValueError(
                 f"min_density={min_density} needs layer-wise counts: set prune and allocation to uniform, er or erk"
@@ -181,7 +165,6 @@ class PruneRegrowScheduler(MaskKeeper):
             "last_layer": last_layer,
         }
         self.min_density = dict(min_density or {})
-        self.score_batches, self.mask_moments = score_batches, mask_moments
         self.total_steps, self.seed, self.name = total_steps, seed, name
         self.groups: list[SparseParameters] = []
         self.report = Report(log_layers, summary)
@@ -227,8 +210,6 @@ class PruneRegrowScheduler(MaskKeeper):
                 required=self.selection["include"] or (),
                 min_density=self.min_density,
                 seed=self.seed,
-                mask_moments=self.mask_moments,
-                score_batches=self.score_batches,
             )
             self._start()
         except ValueError as error:

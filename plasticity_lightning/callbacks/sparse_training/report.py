@@ -7,6 +7,7 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from rich.console import Console
 from rich.table import Table
 from torch import Tensor
@@ -81,6 +82,7 @@ class Report:
     def __init__(self, layers: bool, summary: bool) -> None:
         self.layers, self.summary = layers, summary
         self._counts: dict[str, int] = {}
+        self._told: set[str] = set()
         self._previous: dict[str, Tensor] = {}
         self._news = False
 
@@ -93,6 +95,14 @@ class Report:
         for kind in ("pruned", "dropped", "grown"):
             self._counts[kind] = self._counts.get(kind, 0) + sum(getattr(update, kind).values())
         self._news = True
+        new = [name for name in update.unused if name not in self._told]
+        self._told.update(new)
+        if new:
+            rank_zero_warn(
+                f"no batch has used {new} by the time of a mask update: they are pruned and counted like all others, but "
+                "without a gradient or momentum to grow by, none of their weights are exchanged. Exclude them if that is "
+                "not meant"
+            )
 
     def log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, groups: Sequence[SparseParameters]) -> None:
         """Scalars through the module at the Trainer's cadence, after updates and at an epoch's end; layers to TensorBoard after updates."""

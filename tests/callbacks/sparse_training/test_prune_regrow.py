@@ -1,5 +1,7 @@
 """PruneRegrowScheduler on strangers' modules: every training style, resume, averages, logs, errors."""
 
+import dataclasses
+import inspect
 import subprocess
 import sys
 from pathlib import Path
@@ -18,6 +20,7 @@ from plasticity_lightning.callbacks.sparse_training.report import layer_table, m
 from plasticity_lightning.callbacks.sparse_training.scoring import hessian_gradients
 from plasticity_lightning.runtime import ResumableDataLoader
 from plasticity_lightning.sparsity.export import masks_of, strip
+from plasticity_lightning.sparsity.methods import Method
 from tests.callbacks.toy_networks import ActorCritic, Classifier, Reservoir, images, trainer, transitions
 from tests.sparsity import reference
 
@@ -442,3 +445,46 @@ def test_a_resume_inside_an_epoch_goes_on_with_the_next_batch(tmp_path, stop, pr
         assert all(torch.equal(ours[name], theirs[name]) for name in theirs)
     for name, tensor in whole_module.state_dict().items():
         assert torch.equal(tensor, resumed_module.state_dict()[name])
+
+
+def test_every_option_of_a_method_is_an_argument():
+    arguments = inspect.signature(PruneRegrowScheduler).parameters
+    assert {option.name for option in dataclasses.fields(Method)} <= set(arguments)
+    assert len(arguments) == 36
+    given = {
+        "prune_rate": 0.2,
+        "score_batches": 3,
+        "mask_moments": "step",
+        "drop_threshold": 0.1,
+        "structure": "fan_in",
+    }
+    method = PruneRegrowScheduler("granet", **given).method
+    assert {name: getattr(method, name) for name in given} == given
+
+
+class Experts(Classifier):
+    """Of two experts one is never used."""
+
+    def __init__(self):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(3, 40) for _ in range(2))
+
+    def training_step(self, batch, batch_idx):
+        return self.experts[0](self.net(batch[0])).square().mean()
+
+
+@pytest.mark.parametrize("method", ["gmp", "granet", "set"])
+def test_an_unused_expert_is_as_sparse_as_the_run_says_and_named_once_if_it_does_not_grow(method, recwarn):
+    torch.manual_seed(0)
+    module, sparse = Experts(), scheduler(method, sparsity=0.8)
+    fit = trainer([sparse, Watch(sparse)])
+    fit.fit(module, images())
+    living = sum(int(mask.sum()) for mask in sparse.masks.values())
+    assert living == int(0.2 * sum(mask.numel() for mask in sparse.masks.values()))
+    assert "experts.1.weight" in sparse.masks
+    told = [str(w.message) for w in recwarn if "no batch has used" in str(w.message)]
+    assert len(told) == (method == "granet")
+    assert all("experts.1.weight" in text and "exchanged" in text for text in told)
+    if method == "granet":  # what is left of the expert is as it was drawn
+        torch.manual_seed(0)
+        assert torch.equal(module.experts[1].weight, Experts().experts[1].weight * sparse.masks["experts.1.weight"])
