@@ -100,7 +100,7 @@ class Save(Callback):
 
 CALLBACKS = {
     "l2_init": lambda: L2Init(1e-2, decoupled=True),
-    "l2_init_coupled": lambda: L2Init(1e-2),
+    "l2_init_coupled": lambda: L2Init(1e-2, parameters="*.weight"),
     "soft_reset": lambda: SoftReset(1.0),
     "parseval": lambda: Parseval(1e-2),
     "redo": lambda: ReDo(tau=0.5, every=3),
