@@ -87,9 +87,9 @@ def test_a_loader_resumes_behind_the_given_batches():
 
 def test_killing_a_save_leaves_the_previous_file(tmp_path):
     code = (
-        "import sys, torch\nfrom pathlib import Path\nfrom plasticity_lightning.runtime.checkpoint import _write\n"
+        "import sys, torch\nfrom pathlib import Path\nfrom plasticity_lightning.runtime.checkpoint_file import write_checkpoint\n"
         "i = 0\nwhile True:\n"
-        "    _write({'i': i, 'x': torch.full((200_000,), float(i))}, Path(sys.argv[1]))\n    i += 1\n"
+        "    write_checkpoint({'i': i, 'x': torch.full((200_000,), float(i))}, Path(sys.argv[1]))\n    i += 1\n"
     )
     path = tmp_path / "last.ckpt"
     child = subprocess.Popen([sys.executable, "-c", code, str(path)])
@@ -104,12 +104,12 @@ def test_killing_a_save_leaves_the_previous_file(tmp_path):
 
 
 def test_a_failing_write_keeps_the_previous_file(tmp_path):
-    from plasticity_lightning.runtime.checkpoint import _write
+    from plasticity_lightning.runtime.checkpoint_file import write_checkpoint
 
     path = tmp_path / "last.ckpt"
-    _write({"i": 1}, path)
+    write_checkpoint({"i": 1}, path)
     with pytest.raises(Exception, match=r"pickle|local"):
-        _write({"i": lambda: 0}, path)
+        write_checkpoint({"i": lambda: 0}, path)
     assert torch.load(path, weights_only=True) == {"i": 1}
 
 

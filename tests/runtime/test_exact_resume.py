@@ -1,0 +1,189 @@
+"""A run that is stopped anywhere goes on as if nothing had happened. The small form; the whole one is marked slow."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.callbacks import EarlyStopping
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics import MeanMetric
+from torchmetrics.classification import MulticlassAccuracy
+
+from plasticity_lightning.callbacks import (
+    AstrocyteFeedback,
+    ContinualBackprop,
+    L2Init,
+    OneShotPruning,
+    Parseval,
+    PlasticityMonitor,
+    PruneRegrowScheduler,
+    ReDo,
+    Reset,
+    ShrinkAndPerturb,
+    SoftReset,
+)
+from plasticity_lightning.runtime import ResumableDataLoader
+from tests.runtime.interruption import Case, differences, resumed_everywhere, stopped_everywhere
+
+
+class Stranger(LightningModule):
+    """Uses what a module may use: dropout, batch norm, metrics, averages over epochs, own counters at its own hooks."""
+
+    def __init__(self, length: bool = False, plateau: bool = False) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.BatchNorm1d(8), nn.Dropout(0.3), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 3))
+        self.length, self.plateau = length, plateau
+        self.accuracy, self.mean = MulticlassAccuracy(3), MeanMetric()
+        self.register_buffer("counts", torch.zeros(3))
+        self.gain = 1.0
+
+    def _loss(self, batch: Any) -> torch.Tensor:
+        return nn.functional.cross_entropy(self.gain * self.net(batch[0]), batch[1])
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        loss = self._loss(batch)
+        self.accuracy(self.net(batch[0]), batch[1])
+        self.mean.update(loss.detach())
+        self.log("train/loss", loss, on_step=True, on_epoch=True)
+        self.log("train/accuracy", self.accuracy, on_step=False, on_epoch=True)
+        self.log("train/max", loss, on_step=False, on_epoch=True, reduce_fx="max")
+        return loss
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        self.counts[0] += 1
+
+    def on_train_epoch_end(self) -> None:
+        self.counts[1] += 1
+        self.log("train/mean", self.mean)
+
+    def on_validation_epoch_end(self) -> None:
+        self.counts[2] += 1
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        self.log("val/loss", self._loss(batch))
+
+    def configure_optimizers(self) -> Any:
+        optimizer = torch.optim.AdamW(self.parameters(), 0.02)
+        if self.length:
+            steps = int(self.trainer.estimated_stepping_batches)
+            schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, 0.05, total_steps=steps + 1)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        if self.plateau:
+            schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, patience=0, threshold=0.5)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "monitor": "val/loss"}}
+        return optimizer
+
+
+class ByHand(Stranger):
+    """Manual optimisation, two optimisers, a varying number of steps a batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: Any, batch_idx: int) -> None:
+        for optimizer in self.optimizers()[: 1 + batch_idx % 2]:
+            optimizer.zero_grad()
+            loss = super().training_step(batch, batch_idx)
+            self.manual_backward(loss)
+            optimizer.step()
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.Adam(self.net[0].parameters(), 0.02), torch.optim.SGD(self.net[4:].parameters(), 0.1, momentum=0.9)]
+
+
+def loaders(batches: int = 5) -> tuple[DataLoader, DataLoader]:
+    generator = torch.Generator().manual_seed(0)
+    data = TensorDataset(torch.randn(4 * batches, 6, generator=generator), torch.randint(0, 3, (4 * batches,), generator=generator))
+    return ResumableDataLoader(data, batch_size=4, shuffle=True, seed=3), DataLoader(data, batch_size=10)
+
+
+def sparse() -> list:
+    return [PruneRegrowScheduler("granet", sparsity=0.8, every=2, regrow_end=0.9, prune_end=0.8)]
+
+
+def monitored() -> list:
+    return [
+        PlasticityMonitor(["fau", "weight_norm", "grad_norm", "srank"], every=3, figure_every=4),
+        Reset(last=1, trigger="plasticity/grad_norm/network > 0.6", refractory=4),
+        ReDo(tau=0.3, every=4),
+    ]
+
+
+CALLBACKS = {
+    "none": list,
+    "sparse": sparse,
+    "monitored": monitored,
+    "momentum": lambda: [PruneRegrowScheduler("granet", sparsity=0.5, every=2, grow_by="random"), *monitored()],
+    "rigl": lambda: [PruneRegrowScheduler("rigl", sparsity=0.6, every=2)],
+    "snip": lambda: [PruneRegrowScheduler("snip", sparsity=0.6, score_batches=3)],
+    "one_shot": lambda: [OneShotPruning(0.5)],
+    "perturbed": lambda: [ShrinkAndPerturb(shrink=0.8, sigma=0.1, every=1, unit="epoch"), L2Init(1e-2, decoupled=True)],
+    "continual": lambda: [ContinualBackprop(rate=0.2, maturity=2), SoftReset(), Parseval(1e-3)],
+    "epochs": lambda: [Reset(last=1, at=[1, 2], unit="epoch"), Reset(last=1, trigger="train/accuracy < 2", unit="epoch")],
+    "astrocyte": lambda: [AstrocyteFeedback(weight=0.02, target="gain", liquid="net.5", inputs="net.1")],
+    "stopping": lambda: [EarlyStopping("val/loss", patience=0, min_delta=9.0)],
+}
+MODULES = {
+    "plain": Stranger,
+    "length": lambda: Stranger(length=True),
+    "plateau": lambda: Stranger(plateau=True),
+    "by_hand": ByHand,
+}
+TRAINERS: dict[str, dict[str, Any]] = {
+    "epochs": {},
+    "validated_inside": {"val_check_interval": 2},
+    "every_second": {"check_val_every_n_epoch": 2},
+    "steps": {"max_steps": 12, "max_epochs": -1},
+    "whole_steps": {"max_steps": 10, "max_epochs": -1},
+    "accumulated": {"accumulate_grad_batches": 2},
+}
+QUICK = [
+    ("plain", "none", "epochs"),
+    ("plain", "sparse", "validated_inside"),
+    ("length", "monitored", "epochs"),
+    ("plateau", "none", "epochs"),
+    ("plain", "epochs", "every_second"),
+    ("by_hand", "monitored", "epochs"),
+    ("plain", "none", "steps"),
+    ("plain", "none", "whole_steps"),
+    ("plain", "stopping", "accumulated"),
+]
+ALL = [("plain", c, t) for c in CALLBACKS for t in TRAINERS] + [(m, c, "epochs") for m in MODULES for c in CALLBACKS]
+
+
+def case(module: str, callbacks: str, trainer: str) -> Case:
+    return Case(MODULES[module], loaders, CALLBACKS[callbacks], TRAINERS[trainer])
+
+
+@pytest.mark.parametrize(("module", "callbacks", "trainer"), QUICK)
+def test_killed_runs_go_on_exactly(module: str, callbacks: str, trainer: str, tmp_path: Path) -> None:
+    for name, whole, run in resumed_everywhere(case(module, callbacks, trainer), tmp_path, every=3):
+        assert differences(whole, run) == [], name
+
+
+@pytest.mark.parametrize("by", ["exception", "signal", "term"])
+def test_runs_stopped_at_a_hook_go_on_exactly(by: str, tmp_path: Path) -> None:
+    for name, whole, run in stopped_everywhere(case("plain", "monitored", "validated_inside"), tmp_path, by, every=23, start=1):
+        assert differences(whole, run) == [], name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("module", "callbacks", "trainer"), ALL)
+def test_runs_killed_after_any_save_go_on_exactly(module: str, callbacks: str, trainer: str, tmp_path: Path) -> None:
+    for name, whole, run in resumed_everywhere(case(module, callbacks, trainer), tmp_path):
+        assert differences(whole, run) == [], name
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+@pytest.mark.parametrize("by", ["exception", "signal", "term"])
+@pytest.mark.parametrize(("module", "callbacks", "trainer"), QUICK)
+def test_runs_stopped_at_any_hook_go_on_exactly(module: str, callbacks: str, trainer: str, by: str, tmp_path: Path) -> None:
+    for name, whole, run in stopped_everywhere(case(module, callbacks, trainer), tmp_path, by):
+        assert differences(whole, run) == [], name
