@@ -18,6 +18,7 @@ from torchmetrics import Metric
 
 from plasticity_lightning.protocols import HasTasks
 from plasticity_lightning.runtime.clock import logging_due
+from plasticity_lightning.runtime.exact_loops import inside_epoch
 
 __all__ = ["ContinualLearner"]
 
@@ -97,8 +98,8 @@ class ContinualLearner(LightningModule, ABC):
 
     def on_train_epoch_end(self) -> None:
         """Report a task that ends with this epoch."""
-        if self.trainer.should_stop and not self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch:
-            return  # stopped inside the epoch: the checkpoint of that moment holds the sums
+        if inside_epoch(self.trainer):
+            return  # by a limit of steps or of time: the task has not ended
         epoch = self.trainer.current_epoch
         tasks: Any = self._datamodule()
         task = tasks.task_of(epoch)

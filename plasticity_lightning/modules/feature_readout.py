@@ -22,6 +22,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from plasticity_lightning.readouts import READOUTS
 from plasticity_lightning.readouts.features import batch_max_scale, feature_scale, normalise_counts, silent_items
+from plasticity_lightning.runtime.exact_loops import inside_epoch
 from plasticity_lightning.runtime.feature_store import FeatureStore
 from plasticity_lightning.spiking.liquid.item_batches import select_items
 
@@ -130,8 +131,8 @@ class FeatureReadout(pl.LightningModule, ABC):
         return -1 if self.phase == "done" else None
 
     def on_train_epoch_end(self) -> None:
-        """Move on to the next phase, unless a signal cut the epoch short."""
-        if self.trainer.should_stop and self.trainer.fit_loop.epoch_loop.batch_progress.is_last_batch is False:
+        """Move on to the next phase, unless a limit of steps or of time cut the epoch short."""
+        if inside_epoch(self.trainer):
             return
         self.next_phase()
 
@@ -249,7 +250,8 @@ class FeatureReadout(pl.LightningModule, ABC):
             raise ValueError(
                 f"all features of all {len(features)} training items are 0, there is nothing to read out: {self.advice_if_silent()}"
             )
-        self.log("features/silent_items", float(silent), batch_size=1)
+        if self._solver_state is None:  # else it was told before the run was interrupted
+            self.log("features/silent_items", float(silent), batch_size=1)
         train, val = normalise_counts(features), normalise_counts(val_features)
         if self._batch_scaling:
             train, val = batch_max_scale(train, 250), batch_max_scale(val, 250)

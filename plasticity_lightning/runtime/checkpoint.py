@@ -22,7 +22,7 @@ from plasticity_lightning.errors import UserError
 from plasticity_lightning.runtime.atomic_file import FileWriteError, clear_stale
 from plasticity_lightning.runtime.checkpoint_file import VerifyingIO, missing_parts, write_checkpoint
 from plasticity_lightning.runtime.clock import Clock
-from plasticity_lightning.runtime.exact_loops import ExactFitLoop, WholeMoments, install
+from plasticity_lightning.runtime.exact_loops import WholeMoments, install, left
 from plasticity_lightning.runtime.unfinished import load_unfinished, unfinished_state
 
 __all__ = ["AtomicCheckpoint"]
@@ -115,12 +115,12 @@ class AtomicCheckpoint(WholeMoments, Checkpoint):
         if self.every_seconds is not None:
             late = time.monotonic() - self._saved_at >= self.every_seconds
             due |= trainer.strategy.reduce_boolean_decision(late, all=False)
-        if due or _leaving(trainer):
+        if due or left(trainer):
             self._save(trainer, "last")
 
     def on_epoch_complete(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save when an epoch interval is over, or when the run is left here; compare with the best."""
-        if (self._epochs is not None and self._epochs.due(trainer, pl_module)) or _leaving(trainer):
+        if (self._epochs is not None and self._epochs.due(trainer, pl_module)) or left(trainer):
             self._save_if_best(trainer)
             self._save(trainer, "last")
 
@@ -208,7 +208,3 @@ class AtomicCheckpoint(WholeMoments, Checkpoint):
         if fault is not None:
             raise FileWriteError(f"{fault}. The checkpoint of before is unharmed; make room and resume from it")
         self._saved_at = time.monotonic()
-
-
-def _leaving(trainer: Trainer) -> bool:
-    return isinstance(trainer.fit_loop, ExactFitLoop) and trainer.fit_loop.leave

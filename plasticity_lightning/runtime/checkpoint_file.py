@@ -22,7 +22,14 @@ from lightning.pytorch.utilities import rank_zero_warn
 from plasticity_lightning.errors import UserError
 from plasticity_lightning.runtime.atomic_file import atomic_file
 
-__all__ = ["CheckpointError", "VerifyingIO", "missing_parts", "read_checkpoint", "verify_checkpoint", "write_checkpoint"]
+__all__ = [
+    "CheckpointError",
+    "VerifyingIO",
+    "missing_parts",
+    "read_checkpoint",
+    "verify_checkpoint",
+    "write_checkpoint",
+]
 
 _MARK = b"sha256:"
 _COMMENT = len(_MARK) + 64
@@ -79,7 +86,9 @@ def verify_checkpoint(path: Path) -> None:
             if size == 0:
                 raise CheckpointError(f"{path}: the file is empty")
             if file.read(4) != b"PK\x03\x04":
-                raise CheckpointError(f"{path} is no checkpoint of torch (no zip archive): it may be of another program")
+                raise CheckpointError(
+                    f"{path} is no checkpoint of torch (no zip archive): it may be of another program"
+                )
             if not _digest_agrees(file, size, path):
                 _check_members(file, path)
     except IsADirectoryError:
@@ -162,7 +171,9 @@ def _digest_agrees(file: IO[bytes], size: int, path: Path) -> bool:
         return False
     expected = _COMMENT.to_bytes(2, "little") + _MARK + _digest(file, size - _COMMENT - 2).encode()
     if tail != expected:
-        raise CheckpointError(f"{path} is damaged or cut short: its bytes do not agree with its digest; use another checkpoint")
+        raise CheckpointError(
+            f"{path} is damaged or cut short: its bytes do not agree with its digest; use another checkpoint"
+        )
     return True
 
 
@@ -179,6 +190,8 @@ def _check_members(file: IO[bytes], path: Path) -> None:
 
 def _forbidden(message: str) -> str:
     name = message.partition("GLOBAL ")[2].split(" ")[0]
-    return f"it names {name}, which a later version of the package may have moved" if "plasticity" in name else f"it names {name}"
-
-
+    return (
+        f"it names {name}, which a later version of the package may have moved"
+        if "plasticity" in name
+        else f"it names {name}"
+    )

@@ -23,7 +23,7 @@ from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-__all__ = ["ExactFitLoop", "Moment", "WholeMoments", "install", "inside_epoch"]
+__all__ = ["ExactFitLoop", "Moment", "WholeMoments", "inside_epoch", "install", "left"]
 
 Moment = Literal["batch", "epoch", "end"]
 
@@ -68,7 +68,7 @@ class ExactFitLoop(_FitLoop):
 
     def on_save_checkpoint(self) -> dict[str, Any]:
         """Counters, and the moment of saving if it is a whole one."""
-        position = {"moment": self._moment, "should_stop": bool(self.trainer.should_stop)}
+        position = {"moment": self._moment, "should_stop": bool(self.trainer.should_stop), "limits": self._limits}
         return {**super().on_save_checkpoint(), "position": position}
 
     def load_state_dict(self, state_dict: dict[str, Any], prefix: str = "") -> None:
@@ -90,9 +90,14 @@ class ExactFitLoop(_FitLoop):
             _Loop.restarting.fset(self, False)  # type: ignore[attr-defined]
             # the loaders are to be iterated anew, when the random states are restored
             self._resuming_from_checkpoint = self.epoch_loop._resuming_from_checkpoint = False
-        if self._pending in ("batch", "epoch"):
+        if self._pending in ("batch", "epoch") or position.get("limits") == self._limits:
+            # a run that ended early has ended; with other limits it is wanted longer
             self.trainer.should_stop = bool(position.get("should_stop", False))
         self._check_limits()
+
+    @property
+    def _limits(self) -> list[int | None]:
+        return [self.max_epochs, self.max_steps]
 
     @property
     def done(self) -> bool:
@@ -214,11 +219,11 @@ def install(trainer: Trainer) -> None:
     loop.epoch_loop.__class__ = ExactEpochLoop
 
 
+def left(trainer: Trainer) -> bool:
+    """Whether the hooks of the training's end are called because the run was left, to be resumed, and not because it is over."""
+    return isinstance(trainer.fit_loop, ExactFitLoop) and trainer.fit_loop.leave
+
+
 def inside_epoch(trainer: Trainer) -> bool:
     """Whether training was ended inside an epoch (by a limit or a time-out), though the hooks of an epoch's end are called."""
-    loop = trainer.fit_loop.epoch_loop
-    return bool(trainer.should_stop or _limit_reached(trainer)) and not loop._num_ready_batches_reached()
-
-
-def _limit_reached(trainer: Trainer) -> bool:
-    return trainer.max_steps != -1 and trainer.global_step >= trainer.max_steps
+    return not trainer.fit_loop.epoch_loop._num_ready_batches_reached()

@@ -98,7 +98,9 @@ def _result(
 
 def _load_metric(metric: Metric, states: dict[str, Any], count: int) -> None:
     for name, value in states.items():
-        setattr(metric, name, [v.to(metric.device) for v in value] if isinstance(value, list) else value.to(metric.device))
+        setattr(
+            metric, name, [v.to(metric.device) for v in value] if isinstance(value, list) else value.to(metric.device)
+        )
     metric._update_count, metric._computed = count, None
 
 

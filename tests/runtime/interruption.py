@@ -87,8 +87,8 @@ for _name in HOOKS:
 class _Saved(Checkpoint):
     """Keeps a copy of every file that AtomicCheckpoint wrote, with what had been told by then. A Checkpoint: it comes last."""
 
-    def __init__(self, saver: AtomicCheckpoint, run: Run) -> None:
-        self.saver, self.run, self.copies = saver, run, []
+    def __init__(self, saver: AtomicCheckpoint, run: Run, folder: Path) -> None:
+        self.saver, self.run, self.folder, self.copies = saver, run, folder, []
 
     def take(self) -> None:
         path = Path(self.saver.last_model_path)
@@ -96,7 +96,8 @@ class _Saved(Checkpoint):
             content = path.read_bytes()
             if not self.copies or self.copies[-1][0] != content:
                 told = {key: set(values) for key, values in self.run.points.items()}
-                self.copies.append((content, told, dict(self.run.batches)))
+                others = {p for p in self.folder.rglob("*.npz")}  # features, which a kill leaves behind too
+                self.copies.append((content, told, dict(self.run.batches), others))
 
 
 class _Writer:
@@ -131,11 +132,13 @@ class _Logger(TensorBoardLogger):
         pass
 
 
-def _fit(case: Case, folder: Path, run: Run, ckpt: Path | None = None, stop: int | None = None, by: str = "kill") -> Any:
+def _fit(
+    case: Case, folder: Path, run: Run, ckpt: Path | None = None, stop: int | None = None, by: str = "kill"
+) -> Any:
     seed_everything(5 if ckpt is None else 6, verbose=False)  # a resumed run must not depend on the seed of its process
     module, data = case.module(), case.data()
     saver = AtomicCheckpoint(str(folder), every_n_batches=1, every_n_epochs=1, every_seconds=None)
-    watcher, kept = _Watcher(run, stop, by), _Saved(saver, run)
+    watcher, kept = _Watcher(run, stop, by), _Saved(saver, run, folder)
     options = {"max_epochs": 3, "log_every_n_steps": 4, "num_sanity_val_steps": 1, **case.trainer}
     trainer = Trainer(
         accelerator="cpu", devices=1, logger=_Logger(folder, run), enable_progress_bar=False, enable_model_summary=False,
@@ -148,7 +151,11 @@ def _fit(case: Case, folder: Path, run: Run, ckpt: Path | None = None, stop: int
         kept.take()
 
     saver._save = saving
-    arguments = {"datamodule": data} if not isinstance(data, tuple) else {"train_dataloaders": data[0], "val_dataloaders": data[1]}
+    arguments = (
+        {"datamodule": data}
+        if not isinstance(data, tuple)
+        else {"train_dataloaders": data[0], "val_dataloaders": data[1]}
+    )
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -172,16 +179,22 @@ def whole_run(case: Case, folder: Path) -> tuple[Run, list[Any]]:
 def resumed_everywhere(case: Case, folder: Path, every: int = 1) -> Iterator[tuple[str, Run, Run]]:
     """(name, whole run, run that was killed and went on) for each file that the whole run wrote, or every n-th."""
     whole, copies = whole_run(case, folder / "whole")
-    for number, (content, told, batches) in list(enumerate(copies))[::every]:
+    for number, (content, told, batches, others) in list(enumerate(copies))[::every]:
         part = folder / f"kill_{number}"
         part.mkdir()
+        for other in others:
+            copy = part / other.relative_to(folder / "whole")
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            copy.write_bytes(other.read_bytes())
         (part / "last.ckpt").write_bytes(content)
         run = Run({}, dict(batches), told)
         _fit(case, part, run, ckpt=part / "last.ckpt")
         yield f"killed after file {number}", whole, run
 
 
-def stopped_everywhere(case: Case, folder: Path, by: str, every: int = 1, start: int = 0) -> Iterator[tuple[str, Run, Run]]:
+def stopped_everywhere(
+    case: Case, folder: Path, by: str, every: int = 1, start: int = 0
+) -> Iterator[tuple[str, Run, Run]]:
     """The same for a stop at each hook, or every n-th, by "exception", "signal" (SIGINT) or "term" (SIGTERM)."""
     whole, _ = whole_run(case, folder / "whole")
     for hook in range(start, whole.hooks, every):
@@ -195,6 +208,8 @@ def stopped_everywhere(case: Case, folder: Path, by: str, every: int = 1, start:
 
 def differences(whole: Run, run: Run) -> list[str]:
     """What differs between two runs, at most a few lines."""
+    for each in (whole, run):  # where a loader stands at the end of an epoch is not read by anybody
+        each.final["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)
     found = list(_compare(whole.final, run.final, "checkpoint"))
     found += [f"batch {n} differs" for n in sorted(whole.batches.keys() | run.batches.keys())
               if whole.batches.get(n) != run.batches.get(n)]  # fmt: skip

@@ -23,6 +23,7 @@ from plasticity_lightning.interventions.optimizer_state import unwrapped
 from plasticity_lightning.protocols import CoverageRow
 from plasticity_lightning.runtime.clock import Unit
 from plasticity_lightning.runtime.coverage import announce_coverage
+from plasticity_lightning.runtime.exact_loops import inside_epoch
 from plasticity_lightning.runtime.lightning_classes import is_lightning, keeps_parameters_whole
 from plasticity_lightning.runtime.trigger import Trigger
 from plasticity_lightning.runtime.updates import begins_anew, optimizers_that_step
@@ -118,7 +119,9 @@ class TriggeredIntervention(Callback):
         self._act_if_due(trainer, pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The same for events that are due by epochs or by measures of an epoch."""
+        """The same for events that are due by epochs or by measures of an epoch, if that is what has ended."""
+        if inside_epoch(trainer):
+            return
         self._note(self.trigger.due(trainer, pl_module, epoch_end=True))
         self._act_if_due(trainer, pl_module)
 

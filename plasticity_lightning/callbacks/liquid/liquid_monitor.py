@@ -18,6 +18,7 @@ from torch import Tensor
 from plasticity_lightning.measures.spiking import branching_factor, silent, synchrony
 from plasticity_lightning.protocols import HasLiquid
 from plasticity_lightning.runtime.lightning_classes import is_lightning
+from plasticity_lightning.spiking.encoding import SpikeTrains
 from plasticity_lightning.spiking.liquid.contract import LiquidActivity
 from plasticity_lightning.spiking.liquid.item_batches import spaced_items
 from plasticity_lightning.spiking.liquid.topology import Liquid
@@ -32,7 +33,7 @@ class LiquidMonitor(Callback):
         n_items: validation items recorded, evenly spaced over the first validation batch, at least 1. The batch is a dict with `label`,
             `index` and `image` or `events`, see `spiking.item_batches`.
 
-    State: a digest of the weights last reported on, so that a resumed run does not report on them again.
+    State: a digest of the weights last reported on, so that a resumed run does not report on them again, and the recorded items.
 
     Logs:
         `liquid/branching_factor`, `liquid/synchrony`, `liquid/silent_fraction`; in TensorBoard also histograms `weights/<type>` and
@@ -85,12 +86,15 @@ class LiquidMonitor(Callback):
                     _draw(logger.experiment, pl_module, activity, trainer.fit_loop.total_batch_idx)
 
     def state_dict(self) -> dict[str, Any]:
-        """What was reported on last."""
-        return {"reported": self._reported}
+        """What was reported on last, and the items."""
+        kept = {k: vars(v) if isinstance(v, SpikeTrains) else v for k, v in (self._batch or {}).items()}
+        return {"reported": self._reported, "items": kept}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it up again."""
         self._reported = state_dict["reported"]
+        kept = state_dict["items"]
+        self._batch = {k: SpikeTrains(**v) if isinstance(v, dict) else v for k, v in kept.items()} or None
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Let go of the recorded items."""

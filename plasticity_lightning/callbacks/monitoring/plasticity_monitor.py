@@ -39,6 +39,7 @@ from plasticity_lightning.callbacks.monitoring.publish import (
 )
 from plasticity_lightning.measures.aggregate import NETWORK, tag
 from plasticity_lightning.measures.registry import MEASURES, measure_named
+from plasticity_lightning.runtime.exact_loops import left
 from plasticity_lightning.runtime.overlap import EagerExecution, hold, release, suspended, unobserved
 
 __all__ = ["DEFAULT_MEASURES", "PlasticityMonitor"]
@@ -152,6 +153,8 @@ class PlasticityMonitor(Callback):
         self._open = False
         self._see_functions = self.functional
         self._checked = False
+        self._fallback = False
+        self._shown_before: str | None = None
         self._eager: EagerExecution | None = None
         self._restored: dict[str, Any] = {}
 
@@ -185,6 +188,8 @@ class PlasticityMonitor(Callback):
             self._weights.vectors = self._restored["vectors"]
             self._gradients.load_state_dict(self._restored["direction"])
             self._restored = {}
+            if self._fallback:
+                self._nonlinearities, self._checked = find_fallback(pl_module), True
         self._weights.start()
         add_chart_layout(trainer, list(self._groups), self.measures)
 
@@ -235,8 +240,9 @@ class PlasticityMonitor(Callback):
         self._close()
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw the final heat map."""
-        self._draw(trainer, trainer.fit_loop.total_batch_idx + 1)
+        """Draw the final heat map, unless the run is only left for a while."""
+        if not left(trainer):
+            self._draw(trainer, trainer.fit_loop.total_batch_idx + 1)
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on exactly."""
@@ -247,6 +253,8 @@ class PlasticityMonitor(Callback):
             "drawn": self._drawn,
             "latest": {key: value.detach().cpu() for key, value in self.latest.items()},
             "probe": self._probe.state_dict(),
+            "shown": self._shown(),
+            "fallback": self._fallback,
             "initial": dict(self._weights.initial) if started else {},
             "vectors": {k: v.detach().cpu().clone() for k, v in self._weights.vectors.items()} if started else {},
             "direction": self._gradients.state_dict() if started else {},
@@ -259,6 +267,7 @@ class PlasticityMonitor(Callback):
         self._drawn = state_dict["drawn"]
         self.latest = dict(state_dict["latest"])
         self._probe.load_state_dict(state_dict["probe"])
+        self._shown_before, self._fallback = state_dict["shown"], state_dict["fallback"]
         self._restored = {key: state_dict[key] for key in ("initial", "vectors", "direction")}
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
@@ -324,7 +333,7 @@ class PlasticityMonitor(Callback):
             return collector.values()
         if collector.ran and not self._checked:
             self._nonlinearities = find_fallback(pl_module)
-            self._checked = True
+            self._checked = self._fallback = True
             rank_zero_info(
                 f"PlasticityMonitor sees no nonlinearity in {type(pl_module).__name__} and measures the outputs of its "
                 f"{len(self._nonlinearities)} linear and convolutional layers instead, where `fau` and `ever_active` "
@@ -366,7 +375,7 @@ class PlasticityMonitor(Callback):
     def _shown(self) -> str | None:
         kinds = {layer.kind for layer in self._collector.layers.values()}
         admitted = [m for m in ("fau", "dormant") if m in self.measures and any(applies(m, kind) for kind in kinds)]
-        return self.heatmap or next(iter(admitted), None)
+        return self.heatmap or next(iter(admitted), None if kinds else self._shown_before)
 
     def _draw(self, trainer: pl.Trainer, batch: int) -> None:
         shown = self._shown()

@@ -23,6 +23,7 @@ from plasticity_lightning.callbacks.sparse_training.mask_keeper import MaskKeepe
 from plasticity_lightning.callbacks.sparse_training.report import Report
 from plasticity_lightning.callbacks.sparse_training.scoring import hessian_gradients
 from plasticity_lightning.callbacks.sparse_training.sync import assert_equal_on_all_ranks, mask_averages
+from plasticity_lightning.runtime.exact_loops import left
 from plasticity_lightning.runtime.lightning_classes import keeps_parameters_whole
 from plasticity_lightning.runtime.weight_gate import changing_weights
 from plasticity_lightning.schedules import ScheduleName
@@ -171,6 +172,7 @@ class PruneRegrowScheduler(MaskKeeper):
         self._watch = ExitStack()
         self._watching = False
         self._loaded: dict[str, Any] | None = None
+        self._resumed = False
 
     @property
     def state_key(self) -> str:
@@ -230,7 +232,7 @@ class PruneRegrowScheduler(MaskKeeper):
         for group in self.groups:
             group.plan = plan
         mask_averages(trainer, self.mask_copies)
-        self.report.start()
+        self.report.start(self.groups, self._resumed)
         if not any(group.flops.positions for group in self.groups):
             self._watching = True
             self._watch.enter_context(watch_positions(pl_module, [group.flops.positions for group in self.groups]))
@@ -264,7 +266,7 @@ class PruneRegrowScheduler(MaskKeeper):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the table."""
-        if trainer.is_global_zero:
+        if trainer.is_global_zero and not left(trainer):
             self.report.table(self.groups)
 
     def state_dict(self) -> dict[str, Any]:
@@ -294,6 +296,7 @@ class PruneRegrowScheduler(MaskKeeper):
 
     def _start(self) -> None:
         loaded, self._loaded = self._loaded, None
+        self._resumed = loaded is not None
         if loaded is None:
             for group in self.groups:
                 group.initialise()

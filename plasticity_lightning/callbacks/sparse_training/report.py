@@ -86,9 +86,10 @@ class Report:
         self._previous: dict[str, Tensor] = {}
         self._news = False
 
-    def start(self) -> None:
-        """Have the first batch logged."""
-        self._news = True
+    def start(self, groups: Sequence[SparseParameters], resumed: bool) -> None:
+        """Have the first batch of a new run logged; a resumed one goes on from the masks, which were logged when they came."""
+        self._counts, self._news = {}, not resumed
+        self._previous = {name: mask for group in groups for name, mask in group.masks.items()} if resumed else {}
 
     def note(self, update: MaskUpdate) -> None:
         """Remember an update until the batch ends."""
