@@ -13,7 +13,7 @@ import pickle
 import zipfile
 import zlib
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from lightning.pytorch.plugins.io.wrapper import _WrappingCheckpointIO
@@ -64,7 +64,7 @@ def write_checkpoint(state: dict[str, Any], path: Path) -> None:
     with atomic_file(path) as file:
         guarded = _Guarded(file)
         try:
-            torch.save(state, guarded)
+            torch.save(state, cast(IO[bytes], guarded))
         except Exception:
             if guarded.refused is not None:  # torch hides it behind an error of its own
                 raise guarded.refused from None

@@ -87,7 +87,10 @@ class ExactFitLoop(_FitLoop):
             self._pending = "batch"
         if self._pending in ("epoch", "end"):
             # past the property, which calls every run with `max_steps` a restarted one
-            _Loop.restarting.fset(self, False)  # type: ignore[attr-defined]
+            _Loop.restarting.fset(self, False)
+            self.epoch_loop.val_loop.restarting = (
+                True  # until a batch is trained: no sanity check, which is for beginnings
+            )
             # the loaders are to be iterated anew, when the random states are restored
             self._resuming_from_checkpoint = self.epoch_loop._resuming_from_checkpoint = False
         if self._pending in ("batch", "epoch") or position.get("limits") == self._limits:
@@ -193,7 +196,7 @@ class ExactEpochLoop(_TrainingEpochLoop):
         """The batch is complete: tell, leave if that is wished, else validate if that is due."""
         if self._fit._pending == "batch":
             self._fit._pending = None
-            _Loop.restarting.fset(self._fit, False)  # type: ignore[attr-defined]
+            _Loop.restarting.fset(self._fit, False)
         else:
             self._fit.tell("batch")
         if not self._fit.leave:
