@@ -47,7 +47,7 @@ def lif_forward(
         at = tl.cast(t, tl.int64) * N + n
         x = tl.load(x_ptr + at, mask=mask, other=0.0)
         leak = v * r_tau if RECIPROCAL else tl.div_rn(v, tau)
-        h = v + x - leak
+        h = v + (x - leak)
         ready = rest <= 0
         fired = (h - threshold >= 0.0) & ready
         v = tl.where(fired, reset, h)

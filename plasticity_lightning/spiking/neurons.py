@@ -10,6 +10,7 @@ Source: Ivanov & Michmizos 2021, neuron of the published code, its steps regroup
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from spikingjelly.activation_based import surrogate
@@ -18,7 +19,15 @@ from torch import Tensor
 from plasticity_lightning.spiking.backends import Backend, BackendNode
 from plasticity_lightning.spiking.fused import fused_lif
 
-__all__ = ["RefractoryLIFNode", "lif_step"]
+__all__ = ["RefractoryLIFNode", "charge", "lif_step"]
+
+
+def charge(v: Any, x: Any, tau_mem: float) -> Any:
+    """Membrane potential after one 1 ms step of input x and leak, before the spike test; numbers or tensors.
+
+    Plain arithmetic, so that the compiled engine compiles this very function.
+    """
+    return v + (x - v / tau_mem)
 
 
 def lif_step(
@@ -47,7 +56,7 @@ def lif_step(
     Returns:
         (spikes in v's dtype, v, rest) after the step.
     """
-    v = v + x - v / tau_mem
+    v = charge(v, x, tau_mem)
     above = (v >= v_threshold).to(v.dtype) if spike_function is None else spike_function(v - v_threshold)
     spikes = above * (rest <= 0).to(v.dtype)
     fired = spikes > 0

@@ -9,17 +9,34 @@ astrocyte's state where one modulates the rule) one step changes a synapse j -> 
 with the traces *before* this step's spikes, both terms summed, then clipped. So a larger A lowers excitability through both
 populations. AP-STDP lets only the positive or only the negative terms through, according to the target's calcium.
 
+`spike_rates`, `pair_terms`, `gated_change`, `trace_step`, `calcium_step` and `ap_gates` are plain arithmetic on whatever they are given: the dense
+reference calls them with tensors, the compiled engine compiles these very functions for numbers. So a rule is changed here, for all engines.
+
 Source: Ivanov & Michmizos 2021 and their published code (`LSM_APSTDP_STDP.py` for AP-STDP).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["APSTDP", "STDP", "ap_gates", "calcium_step", "stdp_terms", "trace_step", "weight_bounds"]
+__all__ = [
+    "APSTDP",
+    "STDP",
+    "ap_gates",
+    "calcium_step",
+    "gated_change",
+    "pair_terms",
+    "spike_rates",
+    "stdp_terms",
+    "trace_step",
+    "weight_bounds",
+]
+
+Value = TypeVar("Value", float, Tensor)  # a number where compiled, else a tensor
 
 
 @dataclass(frozen=True)
@@ -73,9 +90,27 @@ class APSTDP(STDP):
             raise ValueError(f"tau_calcium={self.tau_calcium} must be at least 1 ms")
 
 
-def trace_step(trace: Tensor, spikes: Tensor, rule: STDP) -> Tensor:
+def trace_step(trace: Value, spikes: Value, rule: STDP) -> Value:
     """Trace of each neuron after this step's spikes; same shape as `trace`, any leading dimensions."""
-    return rule.trace_decay * (trace + rule.trace_increment * spikes)
+    return trace * rule.trace_decay + rule.trace_decay * rule.trace_increment * spikes
+
+
+def spike_rates(inhibitory: bool, lr: Any, depression: Any) -> tuple[Any, Any]:
+    """What one unit of trace is worth to a synapse: (source trace at a target spike, target trace at a source spike).
+
+    Args:
+        inhibitory: whether the source is an inhibitory liquid neuron.
+        lr: potentiation rate, number or tensor.
+        depression: A, likewise; it may be negative.
+    """
+    return (-depression, lr) if inhibitory else (lr, -depression)
+
+
+def pair_terms(
+    source_spikes: Value, target_spikes: Value, source_trace: Value, target_trace: Value, at_target: Any, at_source: Any
+) -> tuple[Value, Value]:
+    """Weight change (at target spikes, at source spikes) of synapses with the rates `at_target` and `at_source` of `spike_rates`."""
+    return at_target * source_trace * target_spikes, at_source * target_trace * source_spikes
 
 
 def stdp_terms(
@@ -101,24 +136,31 @@ def stdp_terms(
     Returns:
         (change at target spikes, change at source spikes), each of the broadcast shape.
     """
-    at_target = torch.where(inhibitory, -depression * source_trace, lr * source_trace) * target_spikes
-    at_source = torch.where(inhibitory, lr * target_trace, -depression * target_trace) * source_spikes
-    return at_target, at_source
+    kinds = zip(spike_rates(True, lr, depression), spike_rates(False, lr, depression), strict=True)
+    at_target, at_source = (torch.where(inhibitory, of_inhibitory, of_other) for of_inhibitory, of_other in kinds)
+    return pair_terms(source_spikes, target_spikes, source_trace, target_trace, at_target, at_source)
 
 
-def calcium_step(calcium: Tensor, spikes: Tensor, rule: APSTDP) -> Tensor:
+def gated_change(at_target: Value, at_source: Value, up: Any, down: Any) -> Value:
+    """Sum of both terms, of each its positive part times `up` and its negative part times `down` (0 or 1)."""
+    positive = ((at_target + abs(at_target)) + (at_source + abs(at_source))) / 2
+    negative = ((at_target - abs(at_target)) + (at_source - abs(at_source))) / 2
+    return positive * up + negative * down
+
+
+def calcium_step(calcium: Value, spikes: Value, rule: APSTDP) -> Value:
     """Calcium after this step's spikes: C <- C - C / tau + s."""
-    return calcium - calcium / rule.tau_calcium + spikes
+    return calcium + (spikes - calcium / rule.tau_calcium)
 
 
-def ap_gates(calcium: Tensor, rule: APSTDP) -> tuple[Tensor, Tensor]:
-    """Which changes the targets let through, as 0/1 tensors (positive ones, negative ones) of calcium's shape.
+def ap_gates(calcium: Any, rule: APSTDP) -> tuple[Any, Any]:
+    """Which changes the targets let through, as booleans (positive ones, negative ones) of calcium's shape.
 
     Positive terms pass while theta < C < theta + delta, negative ones while theta - delta < C < theta.
     """
     positive = (calcium > rule.theta) & (calcium < rule.theta + rule.delta)
     negative = (calcium > rule.theta - rule.delta) & (calcium < rule.theta)
-    return positive.to(calcium.dtype), negative.to(calcium.dtype)
+    return positive, negative
 
 
 def weight_bounds(n_neurons: int, n_excitatory: int, n_inputs: int, w_max: float) -> tuple[Tensor, Tensor]:

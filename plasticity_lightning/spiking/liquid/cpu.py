@@ -21,7 +21,7 @@ from plasticity_lightning.spiking.liquid.contract import (
     check_simulation,
 )
 from plasticity_lightning.spiking.liquid.topology import Liquid
-from plasticity_lightning.spiking.rules import APSTDP, STDP
+from plasticity_lightning.spiking.rules import APSTDP, STDP, weight_bounds
 from plasticity_lightning.spiking.threads import available_threads
 
 __all__ = ["simulate_cpu"]
@@ -41,60 +41,51 @@ def simulate_cpu(
     threads: int | None = None,
 ) -> tuple[LiquidActivity, LiquidState]:
     """Simulate B samples; see `contract.Engine`. `threads=None` takes every core this process may use."""
-    from plasticity_lightning.spiking.liquid._cpu_kernel import simulate_samples  # numba is slow to import
+    from plasticity_lightning.spiking.liquid import _cpu_kernel as kernel  # numba is slow to import
 
     check_simulation(liquid, inputs, state, rule, astrocyte, weights, rate_decay)
     if threads is not None and threads < 1:
         raise ValueError(f"threads={threads} must be at least 1, or None for all cores")
     b, t, n = inputs.n_samples, inputs.n_steps, liquid.n_neurons
-    counts, n_liquid, n_input = np.zeros((b, n), np.int32), np.zeros((b, t), np.int32), np.zeros((b, t), np.int32)
-    modulation = np.zeros((b, t))
-    spikes = np.zeros((b, t, n) if record else (0, 0, 0), np.uint8)
-    weight = state.weight.double().numpy().copy()
-    trace = np.empty(0) if state.trace is None else state.trace.double().numpy().copy()
-    calcium = np.empty(0) if state.calcium is None else state.calcium.double().numpy().copy()
+    stdp, carried = rule or STDP(), weights == "carried"
+    gate = stdp if isinstance(stdp, APSTDP) else APSTDP()
     senses = (astrocyte or Astrocyte()).sensed(n, liquid.n_inputs)
-    gate = rule if isinstance(rule, APSTDP) else APSTDP()
-    stdp = rule or STDP()
-    row_offset = torch.cat(
-        [torch.zeros(1, dtype=torch.int64), torch.bincount(liquid.target.long(), minlength=n).cumsum(0)]
+    low, high = weight_bounds(n, liquid.n_excitatory, liquid.n_inputs, stdp.w_max)
+    in_edges = torch.bincount(liquid.target.long(), minlength=n)
+    network = kernel.Network(
+        liquid.source_offsets().numpy(),
+        liquid.target.numpy().astype(np.uint32),
+        torch.cat([in_edges.new_zeros(1), in_edges.cumsum(0)]).numpy(),
+        low.numpy(),
+        high.numpy(),
+        n,
+        liquid.n_excitatory,
     )
-    target = liquid.target.numpy().astype(np.uint32)
-    carried = weights == "carried"
-
-    def run(first: int, last: int) -> None:
-        simulate_samples(
-            first,
-            last,
-            t,
-            inputs.offsets.numpy(),
-            inputs.channels.numpy(),
-            liquid.source_offsets().numpy(),
-            target,
-            row_offset.numpy(),
-            weight,
-            carried,
-            n,
-            liquid.n_excitatory,
-            (neuron.tau_mem, neuron.tau_syn, neuron.v_threshold, neuron.v_reset, neuron.refractory, neuron.pulse),
-            rule is not None,
-            (stdp.lr, stdp.trace_increment, stdp.trace_decay, stdp.w_max, gate.theta, gate.delta, gate.tau_calcium),
-            isinstance(rule, APSTDP),
-            astrocyte is not None,
-            (astrocyte.weight, astrocyte.bias, astrocyte.tau) if astrocyte else (0.0, 0.0, 1.0),
+    arguments = (
+        network,
+        kernel.Trains(inputs.offsets.numpy(), inputs.channels.numpy(), t),
+        kernel.Neuron(**{**_floats(neuron), "refractory": neuron.refractory}),
+        kernel.Rule(**{**_floats(gate), **_floats(stdp)}),
+        kernel.Feedback(
+            *((astrocyte.weight, astrocyte.bias, astrocyte.tau) if astrocyte else (0.0, 0.0, 1.0)),
             senses[0].numpy(),
             senses[1].numpy(),
-            rate_decay,
-            trace,
-            calcium,
-            counts,
-            n_liquid,
-            n_input,
-            modulation,
-            spikes,
-        )
+        ),
+        kernel.How(rule is not None, isinstance(rule, APSTDP), astrocyte is not None, carried, float(rate_decay)),
+    )
+    after = kernel.State(*(_copied(part) for part in (state.weight, state.trace, state.calcium)))
+    activity = kernel.Activity(
+        np.zeros((b, n), np.int32),
+        np.zeros((b, t), np.int32),
+        np.zeros((b, t), np.int32),
+        np.zeros((b, t)),
+        np.zeros((b, t, n) if record else (0, 0, 0), np.uint8),
+    )
 
-    sequential = carried or trace.size > 0 or calcium.size > 0
+    def run(first: int, last: int) -> None:
+        kernel.simulate_samples(first, last, *arguments, after, activity)
+
+    sequential = carried or after.trace.size > 0 or after.calcium.size > 0
     workers = 1 if sequential else min(threads or available_threads(), b)
     if workers <= 1:
         run(0, b)
@@ -102,16 +93,18 @@ def simulate_cpu(
         block = max(1, min(16, b // (4 * workers)))  # small enough to even out samples of different cost
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(lambda first: run(first, min(first + block, b)), range(0, b, block)))
-    activity = LiquidActivity(
-        torch.from_numpy(counts),
-        torch.from_numpy(n_liquid),
-        torch.from_numpy(n_input),
-        torch.from_numpy(modulation),
-        torch.from_numpy(spikes) if record else None,
+    counts, n_liquid, n_input, modulation, spikes = map(torch.from_numpy, activity)
+    weight, trace, calcium = map(torch.from_numpy, after)
+    return (
+        LiquidActivity(counts, n_liquid, n_input, modulation, spikes if record else None),
+        LiquidState(weight, None if state.trace is None else trace, None if state.calcium is None else calcium),
     )
-    after = LiquidState(
-        torch.from_numpy(weight),
-        None if state.trace is None else torch.from_numpy(trace),
-        None if state.calcium is None else torch.from_numpy(calcium),
-    )
-    return activity, after
+
+
+def _floats(parameters: STDP | NeuronParameters) -> dict[str, float]:
+    """The fields of a parameter dataclass; whole numbers given for floats would compile the kernel anew."""
+    return {name: float(value) for name, value in vars(parameters).items()}
+
+
+def _copied(part: torch.Tensor | None) -> np.ndarray:
+    return np.empty(0) if part is None else part.double().numpy().copy()

@@ -26,6 +26,7 @@ from plasticity_lightning.spiking.rules import (
     STDP,
     ap_gates,
     calcium_step,
+    gated_change,
     stdp_terms,
     trace_step,
     weight_bounds,
@@ -136,8 +137,7 @@ def _simulate_batch(
             if isinstance(rule, APSTDP):
                 calcium = calcium_step(calcium, fired, rule)
                 up, down = (gate[:, :, None] for gate in ap_gates(calcium, rule))
-                change = up * (at_target.clamp(min=0) + at_source.clamp(min=0))
-                change = change + down * (at_target.clamp(max=0) + at_source.clamp(max=0))
+                change = gated_change(at_target, at_source, up, down)
             else:
                 change = at_target + at_source
             weight = torch.where(exists, torch.minimum(torch.maximum(weight + change, low), high), 0.0)
