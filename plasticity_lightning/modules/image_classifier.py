@@ -23,6 +23,7 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from plasticity_lightning.networks.build import build_network
+from plasticity_lightning.runtime.hyperparameters import save_plain_hyperparameters
 
 __all__ = ["ImageClassifier"]
 
@@ -78,7 +79,7 @@ class ImageClassifier(LightningModule):
         if not 0 <= label_smoothing < 1:
             raise ValueError(f"label_smoothing must lie in [0, 1), got {label_smoothing}")
         # factories are functions, which checkpoints read with weights_only=True cannot hold
-        self.save_hyperparameters(ignore=["optimizer", "lr_scheduler"])
+        save_plain_hyperparameters(self, ignore=["optimizer", "lr_scheduler"])
         self.network = build_network(network, network_arguments)
         if channels_last:
             self.network.to(memory_format=torch.channels_last)

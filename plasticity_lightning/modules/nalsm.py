@@ -17,18 +17,17 @@ import torch
 from torch import Tensor
 
 from plasticity_lightning.modules.feature_readout import FeatureReadout
+from plasticity_lightning.protocols import HasArrays
+from plasticity_lightning.runtime.hyperparameters import from_hyperparameter, save_plain_hyperparameters
 from plasticity_lightning.spiking.astrocyte import Astrocyte
 from plasticity_lightning.spiking.encoding import SpikeTrains, ink_scale, pulse_probability, rate_encode, sample_keys
-from plasticity_lightning.spiking.liquid import EngineName, LiquidActivity, LiquidState, NeuronParameters
+from plasticity_lightning.spiking.liquid import EngineName, LiquidActivity, LiquidState, NeuronParameters, Weights
 from plasticity_lightning.spiking.liquid import engine as select_engine
 from plasticity_lightning.spiking.liquid.item_batches import join_batches
 from plasticity_lightning.spiking.liquid.topology import Liquid, grid_liquid
 from plasticity_lightning.spiking.rules import APSTDP, STDP
 
 __all__ = ["NALSM"]
-
-# hyperparameters are part of checkpoints, which are read with weights_only=True
-torch.serialization.add_safe_globals([APSTDP, NeuronParameters])
 
 _SPLIT_KEYS = {"initialise": 0, "train": 1, "val": 2, "test": 3, "predict": 4}
 
@@ -46,8 +45,8 @@ class NALSM(FeatureReadout):
         input_density: fraction of (neuron, channel) pairs that are connected, in [0, 1].
         weight: initial |w| of every synapse; for a plain LSM the one free parameter (0.4 to 1.4).
         rule: plasticity rule; "none" makes the liquid static.
-        rule_parameters: of either rule; theta, delta and tau_calcium are AP-STDP's alone.
-        neuron: neuron and synapse parameters.
+        rule_parameters: of either rule, or a dict of its fields; theta, delta and tau_calcium are AP-STDP's alone.
+        neuron: neuron and synapse parameters, or a dict of them.
         initialise: whether the initialisation phase runs; only with a rule.
         freeze: whether the liquid is frozen while features are collected (the paper freezes AP-STDP's only).
         init_steps: ms per item in the initialisation phase.
@@ -106,6 +105,8 @@ class NALSM(FeatureReadout):
         cache_dir: str | None = None,
         seed: int = 0,
     ) -> None:
+        rule_parameters = from_hyperparameter(APSTDP, rule_parameters)
+        neuron = from_hyperparameter(NeuronParameters, neuron)
         generator = torch.Generator().manual_seed(seed)
         liquid = grid_liquid(shape, n_inputs, weight=weight, input_density=input_density, generator=generator)
         super().__init__(n_classes, liquid.n_neurons, readout, readout_arguments, feature_scaling, cache_dir, "int16")
@@ -126,7 +127,7 @@ class NALSM(FeatureReadout):
             raise ValueError(f"rate_decay={rate_decay} must lie in (0, 1]")
         if scale is not None and scale <= 0:
             raise ValueError(f"scale={scale} must be positive")
-        self.save_hyperparameters()
+        save_plain_hyperparameters(self)
         self.modulator: Astrocyte | None = None
         self.modulation: Tensor | None = None
         self.neuron = neuron
@@ -205,7 +206,7 @@ class NALSM(FeatureReadout):
     def setup(self, stage: str) -> None:
         """Find the input scale."""
         data = getattr(self.trainer, "datamodule", None)
-        if data is not None and self.hparams["scale"] is None and hasattr(data, "arrays"):
+        if self.hparams["scale"] is None and isinstance(data, HasArrays):
             if float(self.input_scale) == 0:
                 self.input_scale.fill_(ink_scale(data.arrays("train_file")[0]))
             if self.hparams["test_scale"] == "own" and stage == "test":
@@ -269,7 +270,7 @@ class NALSM(FeatureReadout):
         self,
         trains: SpikeTrains,
         state: LiquidState,
-        weights: Any,
+        weights: Weights,
         rate_decay: float,
         rule: STDP | None,
         record: bool = False,

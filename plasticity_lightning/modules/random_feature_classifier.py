@@ -14,6 +14,7 @@ from torch import Tensor
 
 from plasticity_lightning.modules.feature_readout import FeatureReadout
 from plasticity_lightning.readouts import random_features, random_projection
+from plasticity_lightning.runtime.hyperparameters import save_plain_hyperparameters
 
 __all__ = ["RandomFeatureClassifier"]
 
@@ -52,7 +53,7 @@ class RandomFeatureClassifier(FeatureReadout):
         seed: int = 0,
     ) -> None:
         super().__init__(n_classes, n_features, readout, readout_arguments, "train", cache_dir, "float32")
-        self.save_hyperparameters()
+        save_plain_hyperparameters(self)
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("projection", random_projection(n_inputs, n_features, generator, fan_in))
 

@@ -49,11 +49,11 @@ class AstrocyteFeedback(Callback):
 
     def __init__(
         self,
-        weight: float = 0.015,
-        bias: float = 0.15,
-        tau: float = 100.0,
-        density: float = 1.0,
-        seed: int = 0,
+        weight: float = Astrocyte.weight,
+        bias: float = Astrocyte.bias,
+        tau: float = Astrocyte.tau,
+        density: float = Astrocyte.density,
+        seed: int = Astrocyte.seed,
         target: str | None = None,
         liquid: str | None = None,
         inputs: str | None = None,
