@@ -15,6 +15,7 @@ from plasticity_lightning.spiking.liquid.topology import Liquid
 
 __all__ = [
     "CoverageRow",
+    "HasArrays",
     "HasCoverage",
     "HasErrorModulation",
     "HasLiquid",
@@ -144,6 +145,14 @@ class HasCoverage(Protocol):
 
     def coverage(self, trainer: Any, pl_module: Any) -> Sequence[CoverageRow]:
         """One row for each part that is covered or left out, in the order of the module."""
+
+
+@runtime_checkable
+class HasArrays(Protocol):
+    """A data module that can hand out a whole split at once, for statistics over a data set."""
+
+    def arrays(self, split: Any) -> tuple[Tensor, Tensor]:
+        """Values [N, ...] and labels int64 [N] of a split, `"train_file"` and `"test_file"` being the whole files."""
 
 
 @runtime_checkable

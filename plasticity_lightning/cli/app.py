@@ -11,6 +11,7 @@ from types import ModuleType
 from typing import Any
 
 import lightning.pytorch.callbacks
+import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -163,10 +164,20 @@ class PlasticityCLI(LightningCLI):
         elif which is not None and not Path(which).is_file():
             raise UserError(f"--ckpt_path {which}: no such file; allowed: last, best or the path of a checkpoint")
         before = config.model.clone()
-        super()._parse_ckpt_path()
+        self._take_hyperparameters(config)
         after = self.config[self.config.subcommand].model
         for key, old, new in _changes(before, after):
             print(f"note: model.{key} is {new!r} as in the checkpoint, not {old!r}", file=sys.stderr)
+
+    def _take_hyperparameters(self, config: Namespace) -> None:
+        """The checkpoint's hyperparameters for the command's class: LightningCLI would take the class's place from it, too."""
+        if config.get("ckpt_path") is None:
+            return
+        kept = torch.load(config.ckpt_path, weights_only=True, map_location="cpu").get("hyper_parameters", {})
+        arguments = {name: value for name, value in kept.items() if not name.startswith("_")}
+        if arguments:
+            model = {"class_path": config.model.class_path, "init_args": arguments}
+            self.config = self.parser.parse_object({self.config.subcommand: {"model": model}}, self.config)
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; a refused value becomes one message."""

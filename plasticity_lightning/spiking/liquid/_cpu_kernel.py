@@ -69,9 +69,18 @@ def _part(function: Callable[..., Any]) -> Any:
     return njit(nogil=True, inline="always")(function)
 
 
-_SHARED = (ap_gates, astrocyte_step, calcium_step, charge, gated_change, pair_terms, spike_rates, trace_step)
-_ap_gates, _astrocyte_step, _calcium_step, _charge, _gated_change, _pair_terms, _spike_rates, _trace_step = map(
-    _part, _SHARED
+_SHARED: tuple[Any, ...] = (
+    ap_gates,
+    astrocyte_step,
+    calcium_step,
+    charge,
+    gated_change,
+    pair_terms,
+    spike_rates,
+    trace_step,
+)
+_ap_gates, _astrocyte_step, _calcium_step, _charge, _gated_change, _pair_terms, _spike_rates, _trace_step = (
+    _part(function) for function in _SHARED
 )
 
 
