@@ -37,7 +37,7 @@ class Collector:
         processes: how many processes share the environments in mode "process"; None gives each its own.
 
     Attributes:
-        frame_shape, actions, frames_per_step, episode_steps: of one environment, see `PixelEnvironment`.
+        frame_shape, actions, frames_per_step, episode_steps, resumable: of one environment, see `PixelEnvironment`.
 
     Raises:
         ValueError: if there is no seed, the mode is unknown or there are more processes than environments.
@@ -48,6 +48,7 @@ class Collector:
     actions: Actions
     frames_per_step: int
     episode_steps: int | None
+    resumable: bool
 
     def __init__(
         self, spec: EnvironmentSpec, seeds: list[int], mode: Mode = "process", processes: int | None = None
@@ -77,6 +78,7 @@ class Collector:
         first = self._parts[0]
         self.frame_shape, self.actions = first.frame_shape, first.actions
         self.frames_per_step, self.episode_steps = first.frames_per_step, first.episode_steps
+        self.resumable = first.resumable
 
     def reset(self) -> np.ndarray:
         """Begin an episode everywhere; returns the first frames uint8 [E, C, H, W]."""

@@ -124,9 +124,14 @@ class PixelEnvironment(ABC):
         frames_per_step: simulated frames a step, the action repeat; published curves count frames.
         episode_steps: steps of the longest episode; None if there is no limit.
 
+    Attributes:
+        resumable: whether `state` and `set_state` work; else a resumed run has to begin a new episode.
+
     Raises:
         ValueError: if a size is not positive.
     """
+
+    resumable = True
 
     def __init__(
         self,
@@ -176,7 +181,11 @@ class PixelEnvironment(ABC):
         return step
 
     def state(self) -> State:
-        """All that the future depends on: simulation, random state, counters, the episode in progress."""
+        """All that the future depends on: simulation, random state, counters, the episode in progress.
+
+        Raises:
+            UserError: if the environment is not `resumable`.
+        """
         return {"over": self._over, **self._state()}
 
     def set_state(self, state: State) -> None:

@@ -22,6 +22,7 @@ RenderQuality = Literal["exact", "near", "fast"]
 
 _SHADOW_MAP = {"exact": None, "near": 512, "fast": None}  # pixels a side; None leaves the model's own
 _CAMERA = {"quadruped": 2}
+_UNBOUNDED = 1e10  # MuJoCo's mjMAXVAL, which dm_control gives as the bound of a control without one
 _PLAIN = (bool, int, float, str, type(None))
 
 
@@ -68,6 +69,8 @@ class DmControlEnvironment(PixelEnvironment):
         self._environment = import_suite().load(domain, task_name, task_kwargs={"random": seed})
         spec = self._environment.action_spec()
         self._low, self._high = spec.minimum.astype(np.float64), spec.maximum.astype(np.float64)
+        if max(np.abs(self._low).max(), np.abs(self._high).max()) >= _UNBOUNDED:
+            raise ValueError("its actions are unbounded, so that they cannot be scaled from [-1, 1]")
         model = self._environment.physics.model
         self._camera_id = _CAMERA.get(domain, 0) if camera is None else camera
         if not 0 <= self._camera_id < model.ncam:

@@ -33,7 +33,7 @@ class EnvironmentGroup:
         seeds: one an environment.
 
     Attributes:
-        frame_shape, actions, frames_per_step, episode_steps: of one environment, once built.
+        frame_shape, actions, frames_per_step, episode_steps, resumable: of one environment, once built.
         steps: where actions are written and results appear, once built.
     """
 
@@ -41,6 +41,7 @@ class EnvironmentGroup:
     actions: Actions
     frames_per_step: int
     episode_steps: int | None
+    resumable: bool
     steps: Steps
 
     def __init__(self, spec: EnvironmentSpec, seeds: list[int]) -> None:
@@ -59,6 +60,7 @@ class EnvironmentGroup:
         first = self._environments[0]
         self.frame_shape, self.actions = first.frame_shape, first.actions
         self.frames_per_step, self.episode_steps = first.frames_per_step, first.episode_steps
+        self.resumable = first.resumable
         self.place(None)
 
     def place(self, buffer: mmap | None) -> None:

@@ -36,6 +36,7 @@ class EnvironmentProcess:
     actions: Actions
     frames_per_step: int
     episode_steps: int | None
+    resumable: bool
     steps: Steps
 
     def __init__(self, spec: EnvironmentSpec, seeds: list[int]) -> None:
@@ -64,7 +65,13 @@ class EnvironmentProcess:
         Raises:
             UserError: if that is impossible.
         """
-        self.frame_shape, self.actions, self.frames_per_step, self.episode_steps = self.receive()
+        (
+            self.frame_shape,
+            self.actions,
+            self.frames_per_step,
+            self.episode_steps,
+            self.resumable,
+        ) = self.receive()
         size = place_steps(None, len(self.seeds), self.frame_shape, self.actions)[1]
         os.ftruncate(self._memory, size)
         # closed with its last user: the steps of a collector may outlive it

@@ -8,8 +8,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+from plasticity_lightning.control.environments.atari import FOR_EVALUATION, AtariEnvironment
 from plasticity_lightning.control.environments.contract import PixelEnvironment
 from plasticity_lightning.control.environments.dm_control_suite import DmControlEnvironment, suite_tasks
+from plasticity_lightning.control.environments.gymnasium_environment import GymnasiumEnvironment
 from plasticity_lightning.control.environments.reach import ReachEnvironment
 from plasticity_lightning.errors import UserError, nearest
 
@@ -19,27 +21,38 @@ __all__ = ["ENVIRONMENTS", "EnvironmentSpec", "make_environment"]
 ENVIRONMENTS: dict[str, Callable[..., PixelEnvironment]] = {"reach": ReachEnvironment}
 """Factories by exact name; a program may add its own."""
 
+ATARI, GYMNASIUM = "atari/", "gymnasium/"
+
 
 def make_environment(name: str, seed: int = 0, **options: Any) -> PixelEnvironment:
     """The environment `name`.
 
     Args:
-        name: `reach`; a task of dm_control's suite, `cartpole_swingup`; an entry of `ENVIRONMENTS`; or
-            `package.module:Class`, anything that returns a `PixelEnvironment`.
+        name: `reach` or another entry of `ENVIRONMENTS`; a task of dm_control's suite, `cartpole_swingup`; a game,
+            `atari/pong`; an environment of Gymnasium, `gymnasium/CarRacing-v3`; or `package.module:Class`, anything
+            that returns a `PixelEnvironment`.
         seed: of everything random in it.
         options: arguments of its class.
 
     Raises:
         UserError: if there is no such environment (the message names the nearest), or it does not take these options.
     """
-    if ":" in name:
-        factory = _imported(name)
-    elif name in ENVIRONMENTS:
+    if name in ENVIRONMENTS:
         factory = ENVIRONMENTS[name]
+    elif name.startswith(ATARI):
+        factory = partial(AtariEnvironment, name.removeprefix(ATARI))
+    elif name.startswith(GYMNASIUM):
+        factory = partial(GymnasiumEnvironment, name.removeprefix(GYMNASIUM))
+    elif ":" in name:
+        factory = _imported(name)
     else:
         tasks = suite_tasks()
         if name not in tasks:
-            raise UserError(f"there is no environment {name!r}{nearest(name, [*ENVIRONMENTS, *tasks], n=3)}")
+            known = [*ENVIRONMENTS, *tasks]
+            raise UserError(
+                f"there is no environment {name!r}{nearest(name, known, n=3)} (games are {ATARI}GAME, environments of "
+                f"Gymnasium {GYMNASIUM}ID, your own package.module:Class)"
+            )
         factory = partial(DmControlEnvironment, name)
     try:
         return factory(seed=seed, **options)
@@ -62,6 +75,10 @@ class EnvironmentSpec:
     def make(self, seed: int) -> PixelEnvironment:
         """Build it; see `make_environment` for errors."""
         return make_environment(self.name, seed=seed, **self.options)
+
+    def for_evaluation(self) -> EnvironmentSpec:
+        """The same task with whole episodes and true rewards: games without clipping, and not ended by a lost life."""
+        return EnvironmentSpec(self.name, self.options | FOR_EVALUATION) if self.name.startswith(ATARI) else self
 
 
 def _imported(path: str) -> Callable[..., PixelEnvironment]:
