@@ -9,6 +9,9 @@ normalised batch come from a table of 256, made by torch itself, so that they eq
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
+
 import numpy as np
 from numba import njit
 
@@ -70,37 +73,36 @@ def gather_returns(stream, slot, window, reward, discount, gamma, out_return, ou
         out_return[b], out_discount[b], out_next[b] = total, factor, t + steps
 
 
-@njit(nogil=True, cache=True)
-def gather_frames(frames, start, stream, slot, shift, pad, stack, zero, table, out, lo, hi):  # type: ignore[no-untyped-def]
-    """Stack, shift and normalise the observations that end with slots [lo, hi) of a batch.
+@cache
+def gather_frames(channels: int) -> Callable[..., None]:
+    """The pass from frames to observations for frames of `channels` channels, an unrolled loop of the compiled code.
 
-    Args:
-        frames: uint8 [E, L, H, W, C].
-        start: int64 [E, L].
-        stream: int64 [B].
-        slot: int64 [B].
-        shift: int64 [B, 2], rows and columns in 0..2 pad; pad means no shift.
-        pad: width of the edge that is repeated.
-        stack: frames an observation.
-        zero: whether black stands before an episode's first frame, instead of that frame.
-        table: [256], what a pixel becomes.
-        out: [B, H, W, stack * C] of the table's type.
-        lo: first observation to make.
-        hi: one after the last.
+    The function that it returns stacks, shifts and normalises observations [lo, hi) of a batch. Its arguments:
+    frames uint8 [E, L, H, W, channels]; start int64 [E, L]; stream and slot int64 [B], where observations end; shift
+    int64 [B, 2], rows and columns in 0..2 pad, pad meaning none; pad, the width of the edge that is repeated; stack;
+    zero, whether black stands before an episode's first frame, instead of that frame; table [256], what a pixel
+    becomes; out [B, H, W, stack * channels] of the table's type; lo and hi.
     """
-    length, height, width, channels = frames.shape[1:]
-    for b in range(lo, hi):
-        e, t = stream[b], slot[b]
-        begin = start[e, t % length]
-        dy, dx = shift[b, 0] - pad, shift[b, 1] - pad
-        for k in range(stack):
-            s = t - stack + 1 + k
-            black = s < begin and zero
-            i = max(s, begin) % length
-            for y in range(height):
-                source_y = min(max(y + dy, 0), height - 1)
-                for x in range(width):
-                    source_x = min(max(x + dx, 0), width - 1)
-                    for c in range(channels):
-                        value = 0 if black else frames[e, i, source_y, source_x, c]
-                        out[b, y, x, k * channels + c] = table[value]
+
+    @njit(nogil=True, cache=True)
+    def gather(frames, start, stream, slot, shift, pad, stack, zero, table, out, lo, hi):  # type: ignore[no-untyped-def]
+        length, height, width = frames.shape[1:4]
+        for b in range(lo, hi):
+            t = slot[b]
+            begin = start[stream[b], t % length]
+            dy, dx = shift[b, 0] - pad, shift[b, 1] - pad
+            for k in range(stack):
+                s = t - stack + 1 + k
+                black = s < begin and zero
+                frame = frames[stream[b], max(s, begin) % length]
+                for y in range(height):
+                    row = frame[min(max(y + dy, 0), height - 1)]
+                    to = out[b, y]
+                    for x in range(width):
+                        # unsigned indices spare a test for negative ones
+                        source, target = np.uint64(min(max(x + dx, 0), width - 1)), np.uint64(x)
+                        for c in range(channels):
+                            pixel = np.uint8(0) if black else row[source, np.uint64(c)]
+                            to[target, np.uint64(k * channels + c)] = table[pixel]
+
+    return gather  # type: ignore[no-any-return]

@@ -19,9 +19,11 @@ def available_memory() -> int:
         for line in Path("/proc/meminfo").read_text().splitlines()
         if line.startswith("MemAvailable:")
     )
-    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
-    if limit.is_file() and (text := limit.read_text().strip()).isdigit():
-        available = min(available, int(text) - int(used.read_text()))
+    group = Path("/sys/fs/cgroup")
+    if (group / "memory.max").is_file() and (limit := (group / "memory.max").read_text().strip()).isdigit():
+        usage = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+        cached = int(usage["active_file"]) + int(usage["inactive_file"])  # given back when memory is wanted
+        available = min(available, int(limit) - int((group / "memory.current").read_text()) + cached)
     return available
 
 
