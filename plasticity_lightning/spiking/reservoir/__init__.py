@@ -1,6 +1,7 @@
 """The Izhikevich reservoir: engines of one signature, chosen by name.
 
-`reference` is the dense oracle, slow and obviously right; `cpu` runs a whole call compiled, lanes over threads; `auto` picks the fastest
+`reference` is the dense oracle, slow and obviously right; `cpu` runs a whole call compiled, lanes over threads; `gpu` the
+same on CUDA, a thread block a lane; `auto` picks the fastest
 that this machine can run. All give the same spikes and traces, bit for bit. An engine's module is imported when it is first asked for.
 """
 
@@ -10,6 +11,7 @@ from importlib import import_module
 from typing import Literal
 
 from plasticity_lightning.errors import nearest
+from plasticity_lightning.spiking.devices import cuda_available
 from plasticity_lightning.spiking.reservoir.contract import (
     ClosedLoop,
     Drive,
@@ -51,9 +53,10 @@ __all__ = [
     "nicola_clopath_reservoir",
 ]
 
-EngineName = Literal["auto", "cpu", "reference"]
+EngineName = Literal["auto", "cpu", "gpu", "reference"]
 ENGINES = {
     "cpu": "plasticity_lightning.spiking.reservoir.cpu:simulate_cpu",
+    "gpu": "plasticity_lightning.spiking.reservoir.gpu:simulate_gpu",
     "reference": "plasticity_lightning.spiking.reservoir.reference:simulate_reference",
 }
 
@@ -65,7 +68,7 @@ def engine(name: EngineName = "auto") -> Engine:
         ValueError: if there is no engine of that name.
     """
     if name == "auto":
-        name = "cpu"
+        name = "gpu" if cuda_available() else "cpu"
     if name not in ENGINES:
         choices = ["auto", *ENGINES]
         raise ValueError(f"engine {name!r} is not known; choose one of {choices}{nearest(name, choices)}")

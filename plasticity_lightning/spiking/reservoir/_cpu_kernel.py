@@ -7,6 +7,7 @@ and sum into one rounding unless asked to (`fastmath`), which would break that.
 
 from __future__ import annotations
 
+import numpy as np
 from numba import float32, njit, uint64
 
 from plasticity_lightning.spiking._splitmix_kernel import random_bits
@@ -138,7 +139,7 @@ def simulate_lane(  # type: ignore[no-untyped-def]
     period, forgetting, stale_gain = rule
     record = spikes.shape[0] > 0
     base, x, charge_excitatory, charge_inhibitory, gain = work[0], work[1], work[2], work[3], work[4]
-    error = output[0].copy() if n_outputs else work[0, :0].copy()
+    error = np.empty(n_outputs)
     bias = cells[cells.shape[0] - 1]
     base[:] = bias
     next_break = 0
