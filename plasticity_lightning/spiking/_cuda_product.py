@@ -9,7 +9,7 @@ from numba import config, cuda
 
 __all__ = ["product"]
 
-if config.ENABLE_CUDASIM:  # the simulator is Python, which rounds every product
+if config.ENABLE_CUDASIM:  # type: ignore[attr-defined] # the simulator is Python, which rounds every product
 
     def product(a, b):  # type: ignore[no-untyped-def]
         """a * b."""  # noqa: D403 - a is a name
