@@ -2,10 +2,12 @@
 
 The module's own training step runs once with the checkpoint's weights and optimisers under a `PlasticityMonitor`; the
 weights are put back before anything is measured after the step. Nothing is logged or saved, and the recipe's callbacks
-do not run.
+do not run. With `--coverage` they do, for one batch and without a checkpoint, and the table tells part by part what they
+act on.
 """
 
 import argparse
+import contextlib
 import copy
 from typing import Any
 
@@ -19,12 +21,12 @@ from plasticity_lightning.cli.app import PlasticityCLI, exit_status
 from plasticity_lightning.cli.tables import print_table
 from plasticity_lightning.errors import UserError
 from plasticity_lightning.measures.aggregate import NETWORK
-from plasticity_lightning.measures.registry import MEASURES
-from plasticity_lightning.protocols import HasLiquid
+from plasticity_lightning.measures.registry import MEASURES, Measure, chosen_measures
+from plasticity_lightning.protocols import HasCoverage, HasLiquid
+from plasticity_lightning.runtime.coverage import CoverageSummary
 
 __all__ = ["diagnose"]
 
-_NEEDS_MORE = {"branching_factor", "separation_rank", "approximation_rank", "grad_direction"}  # than one step
 _TABLES = {
     "activities": ("activations", "preactivations", "spikes"),
     "weights and gradients": ("weights", "gradients"),
@@ -42,14 +44,15 @@ def diagnose(args: list[str], recipe: str | None = None) -> int:
 
     def command() -> PlasticityCLI:
         options, rest = _parser().parse_known_args(args)
-        if not {"-h", "--help"} & set(rest) and not any(arg.split("=")[0] == "--ckpt_path" for arg in rest):
+        without = {"-h", "--help"} & set(rest) or options.coverage
+        if not without and not any(arg.split("=")[0] == "--ckpt_path" for arg in rest):
             raise UserError("--ckpt_path is missing; allowed: last, best or the path of a checkpoint")
         try:
             cli = _DiagnoseCLI(["fit", *rest], recipe, options)
         except MisconfigurationException as error:
             raise UserError(str(error)) from error
         if cli.monitor is not None:
-            _print(cli.monitor)
+            _print(cli.monitor, bool(options.measures))
         return cli
 
     return exit_status(command)
@@ -66,33 +69,58 @@ class _DiagnoseCLI(PlasticityCLI):
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """A Trainer of one batch on one device, with the monitor as its only callback of note."""
         config = self._get(self.config_init, "trainer")
-        checkpoint = torch.load(self._get(self.config, "ckpt_path"), map_location="cpu", weights_only=True)
-        self.monitor = _monitor(self.options, checkpoint)
-        return Trainer(
-            accelerator=config.accelerator,
-            devices=1,
-            precision=config.precision,
-            max_epochs=1,
-            limit_train_batches=1,
-            limit_val_batches=0,
-            num_sanity_val_steps=0,
-            logger=False,
-            enable_checkpointing=False,
-            enable_progress_bar=False,
-            enable_model_summary=False,
-            callbacks=[self._setup_end, _Checkpointed(checkpoint), self.monitor],
+        listed = (
+            config.callbacks if isinstance(config.callbacks, list) else [config.callbacks] if config.callbacks else []
         )
+        settings: dict[str, Any] = {
+            "accelerator": config.accelerator,
+            "devices": 1,
+            "precision": config.precision,
+            "limit_val_batches": 0,
+            "num_sanity_val_steps": 0,
+            "logger": False,
+            "enable_checkpointing": False,
+            "enable_progress_bar": False,
+            "enable_model_summary": False,
+        }
+        if self.options.coverage:
+            covered = [c for c in listed if isinstance(c, Callback) and isinstance(c, HasCoverage)]
+            if not covered:
+                raise UserError("--coverage: none of the recipe's callbacks tells what it covers")
+            # the length of training is the recipe's, for callbacks that plan by it
+            length = {name: config[name] for name in ("max_epochs", "max_steps", "min_epochs", "limit_train_batches")}
+            callbacks: list[Callback] = [self._setup_end, *covered, CoverageSummary(full=True), _OneBatch()]
+            return Trainer(**settings, **length, callbacks=callbacks)
+        checkpoint = torch.load(self._get(self.config, "ckpt_path"), map_location="cpu", weights_only=True)
+        self.monitor = _monitor(self.options, checkpoint, listed)
+        callbacks = [self._setup_end, CoverageSummary(quiet=True), _Checkpointed(checkpoint), self.monitor]
+        return Trainer(**settings, max_epochs=1, limit_train_batches=1, callbacks=callbacks)
 
     def _run_subcommand(self, subcommand: str) -> None:
-        if isinstance(self.model, HasLiquid):
+        if isinstance(self.model, HasLiquid) and not self.options.coverage:
             raise UserError(f"{type(self.model).__name__} has a liquid: `plasticity diagnose-liquid` measures it")
         # a new fit, not a resumed one: the loops of a finished run would do nothing
         self.config[self.config.subcommand].ckpt_path = None
         self.config_init[self.config.subcommand].ckpt_path = None
-        super()._run_subcommand(subcommand)
+        with contextlib.suppress(_Enough):
+            super()._run_subcommand(subcommand)
 
     def _after_training(self) -> None:
         """No test and no hyperparameters follow."""
+
+
+class _Enough(Exception):  # noqa: N818 - nothing went wrong
+    """One batch has been seen."""
+
+
+class _OneBatch(Callback):
+    """Ends the run after one batch, without the end of an epoch, which may take long."""
+
+    def on_train_batch_end(
+        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        """Leave."""
+        raise _Enough
 
 
 class _Checkpointed(Callback):
@@ -125,34 +153,44 @@ class _Checkpointed(Callback):
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="plasticity diagnose", add_help=False, allow_abbrev=False)
-    parser.add_argument("--measures", help="names separated by commas; default: all but the expensive ones")
+    parser.add_argument(
+        "--measures",
+        help="names and import paths, separated by commas; default: all but the expensive ones, and the recipe's own",
+    )
+    parser.add_argument(
+        "--coverage", action="store_true", help="instead: what the recipe's callbacks act on, and why not"
+    )
     parser.add_argument("--probe", action="store_true", help="also the expensive ones")
     parser.add_argument("--probe_size", type=int, default=64, help="samples of the probe batch")
     parser.add_argument("--network", help="dotted name of the network that is probed")
     return parser
 
 
-def _monitor(options: argparse.Namespace, checkpoint: dict[str, Any]) -> PlasticityMonitor:
+def _monitor(options: argparse.Namespace, checkpoint: dict[str, Any], listed: list[Any]) -> PlasticityMonitor:
     """The monitor for these options, with the first weights if the checkpoint has them from a monitor of the run."""
     states = [s for key, s in checkpoint.get("callbacks", {}).items() if key.startswith(PlasticityMonitor.__name__)]
     initial: dict[str, torch.Tensor] = next((s["initial"] for s in states if s.get("initial")), {})
-    if options.measures:
-        measures = [name.strip() for name in options.measures.split(",")]
-        if "distance_from_init" in measures and not initial:
-            raise UserError(
-                "--measures distance_from_init: the checkpoint holds no first weights; train with a PlasticityMonitor "
-                "that measures distance_from_init"
-            )
-        if "grad_direction" in measures:
-            raise UserError("--measures grad_direction compares two steps, and diagnose makes one")
-    else:
-        measures = [
-            name
-            for name, measure in MEASURES.items()
-            if name not in _NEEDS_MORE
-            and (options.probe or measure.cost != "expensive")
-            and (initial or name != "distance_from_init")
-        ]
+    measures: list[Measure]
+    try:
+        if options.measures:
+            measures = list(chosen_measures([name.strip() for name in options.measures.split(",")]).values())
+        else:
+            own = [m for c in listed if isinstance(c, PlasticityMonitor) for m in c.entries.values()]
+            measures = [
+                measure
+                for measure in (MEASURES | {m.name: m for m in own}).values()
+                if not measure.elsewhere
+                and (options.probe or measure.cost != "expensive")
+                and (initial or measure.given != "initial")
+            ]
+    except ValueError as error:
+        raise UserError(f"--measures: {error}") from error
+    compared = [measure.name for measure in measures if measure.given == "initial" and not initial]
+    if compared:
+        raise UserError(
+            f"--measures {','.join(compared)}: the checkpoint holds no first weights; train with a PlasticityMonitor "
+            "that measures it"
+        )
     try:
         monitor = PlasticityMonitor(
             measures,
@@ -169,15 +207,19 @@ def _monitor(options: argparse.Namespace, checkpoint: dict[str, Any]) -> Plastic
     return monitor
 
 
-def _print(monitor: PlasticityMonitor) -> None:
+def _print(monitor: PlasticityMonitor, asked: bool) -> None:
     """One table for each kind of measure: layers, then groups, by measures."""
+    found = {tag.split("/")[1] for tag in monitor.latest}
+    missing = [name for name in monitor.measures if name not in found]
+    if missing and asked:
+        raise UserError(f"--measures {','.join(missing)}: one training step on one batch gives no value")
     for title, needs in _TABLES.items():
         layers: dict[str, dict[str, float]] = {}
         groups: dict[str, dict[str, float]] = {}
         columns: list[str] = []
         for tag, value in monitor.latest.items():
             _, measure, group, *layer = tag.split("/", 3)
-            entry = MEASURES.get(measure)
+            entry = monitor.entries.get(measure)
             if (entry.needs if entry is not None else "probe") not in needs:
                 continue
             columns += [measure] if measure not in columns else []

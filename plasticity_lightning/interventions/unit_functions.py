@@ -5,6 +5,8 @@ A name stands for all its forms. What is in no list mixes units, as far as the t
 
 from __future__ import annotations
 
+from plasticity_lightning.measures.nonlinearities import function_names
+
 __all__ = [
     "ATTENTION",
     "ENTRYWISE",
@@ -23,11 +25,7 @@ def _in_place_too(*names: str) -> frozenset[str]:
     return frozenset(names) | {f"{name}_" for name in names}
 
 
-NONLINEAR = _in_place_too(
-    "relu", "gelu", "tanh", "sigmoid", "silu", "leaky_relu", "elu", "selu", "celu", "prelu", "softplus", "hardtanh",
-    "relu6", "mish", "hardswish", "hardsigmoid", "softsign", "clamp", "clip", "clamp_min", "clamp_max", "threshold",
-    "rrelu", "logsigmoid", "tanhshrink", "softshrink", "hardshrink", "sin", "cos", "abs", "square", "exp", "erf",
-)  # fmt: skip
+NONLINEAR = function_names()
 CASTS = frozenset(
     [
         "clone", "detach", "detach_", "contiguous", "to", "float", "half", "bfloat16", "double", "type", "type_as", "cuda",

@@ -11,28 +11,60 @@ Sources: Ma et al. 2024 (fau), Lyle et al. 2023 (ever_active) and 2024 (activati
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from plasticity_lightning.errors import nearest
+from plasticity_lightning.measures.accumulate import accumulated
+from plasticity_lightning.measures.nonlinearities import NONLINEARITIES
 from plasticity_lightning.measures.units import check_unit_mask, feature_matrix, samples_by_units
 
 __all__ = [
     "Saturating",
+    "UnitSums",
     "activation_norm",
+    "active_entries",
     "dormant",
     "dormant_fraction",
     "dormant_scores",
     "ever_active",
+    "ever_active_fraction",
     "fau",
     "saturated",
     "saturated_entries",
+    "unit_sums",
     "zero_grad_units",
 ]
 
 Saturating = Literal["tanh", "sigmoid", "relu6", "hardtanh", "hardsigmoid"]
+
+
+def active_entries(activation: Tensor) -> Tensor:
+    """Which entries are active: a > 0, bool of the same shape; what `fau` and `ever_active` count."""
+    return activation.detach() > 0
+
+
+class UnitSums(NamedTuple):
+    """What one layer's units did, in numbers that add up over calls, batches and processes.
+
+    Attributes:
+        active: int64 [U], samples at which each unit was active.
+        abs_sum: float64 [U], sum of its absolute activations.
+        samples: int64 scalar, their number.
+    """
+
+    active: Tensor
+    abs_sum: Tensor
+    samples: Tensor
+
+
+def unit_sums(activation: Tensor, unit_dim: int = 1, spatial_units: bool = False) -> UnitSums:
+    """Statistics of the units of an output [B, units, ...], see `samples_by_units`."""
+    view = samples_by_units(activation, unit_dim, spatial_units)
+    samples = torch.full((), view.shape[0], device=view.device)
+    return UnitSums(active_entries(view).sum(0), view.abs().sum(0, dtype=torch.float64), samples)
 
 
 def fau(*activations: Tensor) -> Tensor:
@@ -59,10 +91,17 @@ def fau(*activations: Tensor) -> Tensor:
     total = sum(a.numel() for a in activations)
     if total == 0:
         raise ValueError("fau needs at least one non-empty activation")
-    active = torch.stack([torch.count_nonzero(a.detach() > 0) for a in activations]).sum()
+    # on a CPU several times faster than a sum
+    active = torch.stack([torch.count_nonzero(active_entries(a)) for a in activations]).sum()
     return active.double() / total
 
 
+def ever_active_fraction(sums: UnitSums, unit_mask: Tensor | None = None) -> Tensor:
+    """`ever_active` from statistics that were accumulated; NaN if there is no sample."""
+    return torch.where(sums.samples > 0, _masked_fraction(sums.active > 0, unit_mask), torch.nan)
+
+
+@accumulated(unit_sums, "sum", ever_active_fraction)
 def ever_active(
     activation: Tensor, unit_dim: int = 1, spatial_units: bool = False, unit_mask: Tensor | None = None
 ) -> Tensor:
@@ -81,12 +120,26 @@ def ever_active(
     Cost: one comparison per entry.
     Source: Lyle et al. 2023.
     """
-    view = samples_by_units(activation, unit_dim, spatial_units)
-    check_unit_mask(unit_mask, view.shape[1])
-    active = (view > 0).any(0)
-    return _masked_fraction(active, unit_mask)
+    sums = unit_sums(activation, unit_dim, spatial_units)
+    check_unit_mask(unit_mask, len(sums.active))
+    return ever_active_fraction(sums, unit_mask)
 
 
+def dormant_fraction(mean_abs: Tensor, tau: float = 0.025, unit_mask: Tensor | None = None) -> Tensor:
+    """`dormant` from the mean absolute activations [U], for statistics that were accumulated over batches."""
+    if tau < 0:
+        raise ValueError(f"tau={tau} must be at least 0")
+    if unit_mask is not None:
+        mean_abs = torch.where(unit_mask, mean_abs, 0.0)
+    fraction = _masked_fraction(dormant_scores(mean_abs, unit_mask) <= tau, unit_mask)
+    return torch.where(mean_abs.isfinite().all(), fraction, torch.nan)
+
+
+def _dormant_of(sums: UnitSums, tau: float = 0.025, unit_mask: Tensor | None = None) -> Tensor:
+    return dormant_fraction(sums.abs_sum / sums.samples, tau, unit_mask)
+
+
+@accumulated(unit_sums, "sum", _dormant_of)
 def dormant(
     activation: Tensor,
     tau: float = 0.025,
@@ -110,19 +163,9 @@ def dormant(
     Cost: one absolute value and sum per entry.
     Source: Sokar et al. 2023, definition 3.1.
     """
-    view = samples_by_units(activation, unit_dim, spatial_units)
-    check_unit_mask(unit_mask, view.shape[1])
-    return dormant_fraction(view.abs().mean(0, dtype=torch.float64), tau, unit_mask)
-
-
-def dormant_fraction(mean_abs: Tensor, tau: float = 0.025, unit_mask: Tensor | None = None) -> Tensor:
-    """The same from the mean absolute activations [U], for statistics that were accumulated over batches."""
-    if tau < 0:
-        raise ValueError(f"tau={tau} must be at least 0")
-    if unit_mask is not None:
-        mean_abs = torch.where(unit_mask, mean_abs, 0.0)
-    fraction = _masked_fraction(dormant_scores(mean_abs, unit_mask) <= tau, unit_mask)
-    return torch.where(mean_abs.isfinite().all(), fraction, torch.nan)
+    sums = unit_sums(activation, unit_dim, spatial_units)
+    check_unit_mask(unit_mask, len(sums.active))
+    return _dormant_of(sums, tau, unit_mask)
 
 
 def dormant_scores(mean_abs: Tensor, unit_mask: Tensor | None = None) -> Tensor:
@@ -156,11 +199,10 @@ def saturated(activation: Tensor, function: Saturating = "tanh") -> Tensor:
 
 def saturated_entries(activation: Tensor, function: Saturating = "tanh") -> Tensor:
     """Where `activation` is saturated, bool of the same shape."""
-    if function not in _SATURATION:
-        raise ValueError(
-            f"function={function!r} must be one of {sorted(_SATURATION)}{nearest(str(function), _SATURATION)}"
-        )
-    return _SATURATION[function](activation.detach())
+    bounded = {name: kind.saturated for name, kind in NONLINEARITIES.items() if kind.saturated is not None}
+    if function not in bounded:
+        raise ValueError(f"function={function!r} must be one of {sorted(bounded)}{nearest(str(function), bounded)}")
+    return bounded[function](activation.detach())
 
 
 def zero_grad_units(
@@ -211,12 +253,3 @@ def _masked_fraction(units: Tensor, unit_mask: Tensor | None) -> Tensor:
     if unit_mask is None:
         return units.double().mean()
     return (units & unit_mask).sum().double() / unit_mask.sum()
-
-
-_SATURATION: dict[str, Callable[[Tensor], Tensor]] = {
-    "tanh": lambda a: a.abs() > 0.99,
-    "sigmoid": lambda a: (a > 0.99) | (a < 0.01),
-    "relu6": lambda a: a >= 6,
-    "hardtanh": lambda a: a.abs() >= 1,
-    "hardsigmoid": lambda a: (a <= 0) | (a >= 1),
-}

@@ -10,12 +10,12 @@ Sources: Dohare et al. 2024 and Abbas et al. 2023 (gradient norm and sparsity as
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-__all__ = ["DirectionState", "grad_direction", "grad_norm", "grad_sparsity"]
+__all__ = ["DirectionState", "follow_direction", "grad_direction", "grad_norm", "grad_sparsity", "pause_direction"]
 
 
 def grad_norm(gradients: Iterable[Tensor | None]) -> Tensor:
@@ -145,6 +145,33 @@ def grad_direction(
         keep * state.flip_sum + gain * flip,
         keep * state.weight + gain,
     )
+
+
+def follow_direction(
+    gradients: Sequence[Tensor], state: tuple[Any, ...] | None
+) -> tuple[dict[str, Tensor] | None, DirectionState]:
+    """Step of `grad_direction` that also says what there is to report.
+
+    Args:
+        gradients: of one step.
+        state: of the previous call, or its entries as a checkpoint gives them back.
+
+    Returns:
+        (values, state): the averages `grad_direction` and `grad_sign_flips`, or None where this gradient had none to be
+        compared with: at the first step, after `pause_direction`, and where the parameters with a gradient changed.
+    """
+    if state is None:
+        return None, grad_direction(gradients)
+    state = DirectionState(*state)
+    if [g.shape for g in state.previous] != [g.shape for g in gradients]:
+        return None, state._replace(previous=tuple(g.detach().clone() for g in gradients))
+    state = grad_direction(gradients, state)
+    return {"grad_direction": state.cosine, "grad_sign_flips": state.flip_rate}, state
+
+
+def pause_direction(state: tuple[Any, ...]) -> DirectionState:
+    """The averages without the gradient kept for comparison: the next one will not follow it."""
+    return DirectionState(*state)._replace(previous=())
 
 
 def _present(gradients: Iterable[Tensor | None]) -> list[Tensor]:

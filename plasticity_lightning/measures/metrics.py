@@ -9,51 +9,160 @@ encoder) simply updates several times.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from plasticity_lightning.measures.activity import Saturating, dormant_fraction, saturated_entries
+from plasticity_lightning.measures import activity
+from plasticity_lightning.measures.accumulate import Accumulation
+from plasticity_lightning.measures.activity import Saturating
 from plasticity_lightning.measures.rank import FeatureRanks, feature_ranks
 from plasticity_lightning.measures.spiking import firing_rate, rate_cv, silent
-from plasticity_lightning.measures.units import check_unit_mask, feature_matrix, samples_by_units
+from plasticity_lightning.measures.units import check_unit_mask, feature_matrix
 
-__all__ = ["ActiveFraction", "FeatureRank", "MeanOf", "Saturated", "SpikeStatistics", "UnitActivity"]
+__all__ = [
+    "Accumulated",
+    "ActiveFraction",
+    "FeatureRank",
+    "MeanOf",
+    "Saturated",
+    "ShareOf",
+    "SpikeStatistics",
+    "UnitActivity",
+]
 
 
-class ActiveFraction(Metric):
-    """`fau` accumulated: active over all (sample, unit) pairs of everything that was given, one or several layers.
+class MeanOf(Metric):
+    """Mean over updates and ranks of a scalar measure: `grad_norm` at each step, `activation_norm` of each batch.
 
-    States: `active`, `total`, both summed. Value: scalar float64; NaN before the first update.
+    For weights and gradients under DDP, which are equal on all ranks, the mean over ranks is the value itself.
+
+    Args:
+        measure: pure function that returns a scalar tensor, called with the arguments of `update`.
     """
 
     full_state_update = False
-    higher_is_better = True
-    active: Tensor
-    total: Tensor
+    value_sum: Tensor
+    updates: Tensor
 
-    def __init__(self, **kwargs: Any) -> None:
+    def __init__(self, measure: Callable[..., Tensor], **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        self.add_state("active", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.measure = measure
+        self.add_state("value_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("updates", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(self, *activations: Tensor) -> None:
-        """Add the outputs of one or more layers, any shapes."""
-        for activation in activations:
-            self.active += torch.count_nonzero(activation.detach() > 0)  # on a CPU several times faster than a sum
-            self.total += activation.numel()
+    def update(self, *args: Any, **kwargs: Any) -> None:
+        """Measure once."""
+        self.value_sum += self.measure(*args, **kwargs).detach().double()
+        self.updates += 1
 
     def compute(self) -> Tensor:
-        """Fraction of active units."""
-        return self.active.double() / self.total
+        """Mean; NaN before the first update."""
+        return self.value_sum / self.updates
+
+
+class ShareOf(Metric):
+    """A share of entries accumulated: the entries that the measure counts over all entries of everything that was given.
+
+    The counts are exact: what the measure returns, times the entries, is a whole number again below 2**52 entries an
+    update. States: `count` (float64, so that NaN stays NaN) and `total`, both summed. Value: scalar float64; NaN before
+    the first update.
+
+    Args:
+        measure: pure function of a tensor that returns the share of its entries that it counts.
+    """
+
+    full_state_update = False
+    count: Tensor
+    total: Tensor
+
+    def __init__(self, measure: Callable[[Tensor], Tensor], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.measure = measure
+        self.add_state("count", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, *tensors: Tensor) -> None:
+        """Add the outputs of one or more layers, any shapes."""
+        for tensor in tensors:
+            self.count += (self.measure(tensor).detach().double() * tensor.numel()).round()
+            self.total += tensor.numel()
+
+    def compute(self) -> Tensor:
+        """The share."""
+        return self.count / self.total
+
+
+class ActiveFraction(ShareOf):
+    """`fau` accumulated: active over all (sample, unit) pairs of everything that was given, one or several layers."""
+
+    higher_is_better = True
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(activity.fau, **kwargs)
+
+
+class Saturated(ShareOf):
+    """`saturated` accumulated.
+
+    Args:
+        function: the bounded nonlinearity.
+    """
+
+    higher_is_better = False
+
+    def __init__(self, function: Saturating = "tanh", **kwargs: Any) -> None:
+        activity.saturated(torch.zeros(1), function)  # an unknown name fails here
+        super().__init__(partial(activity.saturated, function=function), **kwargs)
+
+
+class Accumulated(Metric):
+    """Statistics of several calls, batches and processes, as an `Accumulation` says; finish them with its `finish`.
+
+    Args:
+        accumulation: how to gather.
+        first: statistics of a first call, which tell number and shapes; they are not added.
+    """
+
+    full_state_update = False
+
+    def __init__(self, accumulation: Accumulation, first: tuple[Tensor, ...], **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.accumulation, self._kind = accumulation, type(first)
+        for i, statistic in enumerate(first):
+            start: Any = [] if accumulation.gather == "cat" else torch.zeros_like(statistic)
+            self.add_state(f"statistic{i}", start, dist_reduce_fx=accumulation.gather)
+
+    def update(self, statistics: tuple[Tensor, ...]) -> None:
+        """Add the statistics of a call."""
+        for i, statistic in enumerate(statistics):
+            if self.accumulation.gather == "cat":
+                getattr(self, f"statistic{i}").append(statistic)
+            else:
+                setattr(self, f"statistic{i}", getattr(self, f"statistic{i}") + statistic)
+
+    def gathered(self) -> Any:
+        """The statistics as `finish` takes them: prepared, or of the type that `update` returns."""
+        found = []
+        for i in range(len(self._defaults)):
+            state = getattr(self, f"statistic{i}")
+            found.append(torch.cat(state) if isinstance(state, list) else state)
+        if self.accumulation.prepare is not None:
+            return self.accumulation.prepare(*found)
+        return self._kind(*found) if hasattr(self._kind, "_fields") else tuple(found)
+
+    def compute(self) -> Tensor:
+        """The measure with its default options."""
+        return self.accumulation.finish(self.gathered())
 
 
 class UnitActivity(Metric):
     """`fau`, `ever_active` and `dormant` of one layer from one pass over its output, with the statistics of each unit.
 
-    States, all summed: `active` [U] (samples with a > 0), `abs_sum` [U], `samples`.
+    States, all summed: those of `activity.UnitSums`.
 
     Args:
         n_units: U of the layer, as `samples_by_units` counts it.
@@ -90,50 +199,28 @@ class UnitActivity(Metric):
 
     def update(self, activation: Tensor) -> None:
         """Add an output [B, units, ...] of the layer."""
-        view = samples_by_units(activation, self.unit_dim, self.spatial_units)
-        if view.shape[1] != self.n_units:
-            raise ValueError(f"activation has {view.shape[1]} units, this metric was made for n_units={self.n_units}")
-        self.active += (view > 0).sum(0)
-        self.abs_sum += view.abs().sum(0, dtype=torch.float64)
-        self.samples += view.shape[0]
+        sums = activity.unit_sums(activation, self.unit_dim, self.spatial_units)
+        if len(sums.active) != self.n_units:
+            raise ValueError(
+                f"activation has {len(sums.active)} units, this metric was made for n_units={self.n_units}"
+            )
+        self.active += sums.active
+        self.abs_sum += sums.abs_sum
+        self.samples += sums.samples
 
     def compute(self) -> dict[str, Tensor]:
         """`fau`, `ever_active`, `dormant`, scalars float64; NaN before the first update."""
         active = self.active if self.unit_mask is None else self.active[self.unit_mask]
+        sums = activity.UnitSums(self.active, self.abs_sum, self.samples)
         return {
-            "fau": active.double().mean() / self.samples,
-            "ever_active": torch.where(self.samples > 0, (active > 0).double().mean(), torch.nan),
-            "dormant": dormant_fraction(self.abs_sum / self.samples, self.tau, self.unit_mask),
+            "fau": active.sum().double() / (self.samples * len(active)),
+            "ever_active": activity.ever_active_fraction(sums, self.unit_mask),
+            "dormant": activity.dormant_fraction(self.abs_sum / self.samples, self.tau, self.unit_mask),
         }
 
     def unit_rates(self) -> Tensor:
         """Fraction of samples at which each unit is active, [U] float64, of this process: for histograms."""
         return self.active.double() / self.samples
-
-
-class Saturated(Metric):
-    """`saturated` accumulated. States: `count`, `total`, summed. Value: scalar float64; NaN before the first update."""
-
-    full_state_update = False
-    higher_is_better = False
-    count: Tensor
-    total: Tensor
-
-    def __init__(self, function: Saturating = "tanh", **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        saturated_entries(torch.zeros(1), function)  # an unknown name fails here
-        self.function: Saturating = function
-        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-        self.add_state("total", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, activation: Tensor) -> None:
-        """Add an output of the bounded nonlinearity, any shape."""
-        self.count += saturated_entries(activation, self.function).sum()
-        self.total += activation.numel()
-
-    def compute(self) -> Tensor:
-        """Fraction of saturated entries."""
-        return self.count.double() / self.total
 
 
 class FeatureRank(Metric):
@@ -229,32 +316,3 @@ class SpikeStatistics(Metric):
             "rate_cv": rate_cv(mean.unsqueeze(0)),
             "fano": (variance / mean)[mean > 0].mean(),
         }
-
-
-class MeanOf(Metric):
-    """Mean over updates and ranks of a scalar measure: `grad_norm` at each step, `activation_norm` of each batch.
-
-    For weights and gradients under DDP, which are equal on all ranks, the mean over ranks is the value itself.
-
-    Args:
-        measure: pure function that returns a scalar tensor, called with the arguments of `update`.
-    """
-
-    full_state_update = False
-    value_sum: Tensor
-    updates: Tensor
-
-    def __init__(self, measure: Callable[..., Tensor], **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.measure = measure
-        self.add_state("value_sum", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("updates", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
-
-    def update(self, *args: Any, **kwargs: Any) -> None:
-        """Measure once."""
-        self.value_sum += self.measure(*args, **kwargs).detach().double()
-        self.updates += 1
-
-    def compute(self) -> Tensor:
-        """Mean; NaN before the first update."""
-        return self.value_sum / self.updates

@@ -16,6 +16,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from plasticity_lightning.measures.accumulate import accumulated
+from plasticity_lightning.measures.units import feature_matrix
+
 __all__ = [
     "FeatureRanks",
     "effective_rank",
@@ -55,6 +58,16 @@ def singular_values(features: Tensor, center: bool = False) -> Tensor:
     return torch.linalg.svdvals(phi)
 
 
+def _features(activation: Tensor) -> tuple[Tensor]:
+    # a clone: the layer may overwrite its output before the ranks are computed
+    return (feature_matrix(activation).clone(),)
+
+
+# one decomposition of the features of all calls and processes serves all four ranks
+_of_spectrum = accumulated(_features, "cat", prepare=singular_values)
+
+
+@_of_spectrum
 def srank(features: Tensor, delta: float = 0.01, center: bool = False) -> Tensor:
     """Smallest k whose leading singular values sum to at least 1 - delta of the sum of all.
 
@@ -69,6 +82,7 @@ def srank(features: Tensor, delta: float = 0.01, center: bool = False) -> Tensor
     return _leading(_spectrum(features, center), 1 - delta)
 
 
+@_of_spectrum
 def pca_rank(features: Tensor, share: float = 0.99, center: bool = False) -> Tensor:
     """Smallest k whose leading squared singular values reach `share` of their sum: variance explained where centred.
 
@@ -83,6 +97,7 @@ def pca_rank(features: Tensor, share: float = 0.99, center: bool = False) -> Ten
     return _leading(_spectrum(features, center) ** 2, share)
 
 
+@_of_spectrum
 def effective_rank(features: Tensor, center: bool = False) -> Tensor:
     """Exp of the entropy of the singular values: exp(-sum_i p_i ln p_i), p_i = s_i / sum s.
 
@@ -99,6 +114,7 @@ def effective_rank(features: Tensor, center: bool = False) -> Tensor:
     return torch.where(total == 0, torch.zeros_like(rank), rank)
 
 
+@_of_spectrum
 def stable_rank(features: Tensor, center: bool = False) -> Tensor:
     """sum_i s_i^2 / s_1^2, the squared ratio of Frobenius and spectral norm.
 

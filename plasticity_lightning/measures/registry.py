@@ -1,15 +1,19 @@
-"""The list of measures: what each one needs, which way is better, what it costs and how layers combine.
+"""The list of measures: what each one needs, where it applies, how it reduces and combines, what it costs.
 
-A monitor chooses by it which hooks to install and how often to measure; `plasticity diagnose` and the docs print it.
-The functions themselves are in the files of this package; an entry names the function and repeats nothing of its
-definition.
+A monitor does everything by these entries and knows no measure by name, so a measure of a user's own is one entry more,
+`Measure(function)`, given to it directly or by import path. `plasticity diagnose` and the docs print the list. The
+functions themselves are in the files of this package; an entry names the function and repeats nothing of its definition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any, Literal
+
+from torch import Tensor
 
 from plasticity_lightning.errors import nearest
 from plasticity_lightning.measures import (
@@ -24,124 +28,226 @@ from plasticity_lightning.measures import (
     weights,
 )
 from plasticity_lightning.measures.aggregate import Combination
+from plasticity_lightning.measures.nonlinearities import Kind, NonlinearityKind
 
-__all__ = ["MEASURES", "Cost", "Direction", "Measure", "Needs", "measure_named"]
+__all__ = [
+    "ACTIVITY",
+    "MEASURES",
+    "Cost",
+    "Direction",
+    "Given",
+    "Measure",
+    "Memory",
+    "Needs",
+    "as_measure",
+    "chosen_measures",
+    "measure_named",
+]
 
-Needs = Literal["activations", "preactivations", "weights", "gradients", "probe", "spikes"]
+Needs = Literal["activations", "preactivations", "spikes", "weights", "gradients", "probe"]
+Given = Literal["itself", "counts", "initial", "steps"]
+ACTIVITY = ("activations", "preactivations", "spikes")  # of one forward pass, by hooks
 Direction = Literal["higher", "lower", "neither"]
 Cost = Literal["cheap", "moderate", "expensive"]
 
 
 @dataclass(frozen=True)
-class Measure:
-    """What a monitor must know about a measure.
+class Memory:
+    """For a measure that is carried from one measurement of a layer to the next.
 
     Args:
-        function: the pure function.
-        needs: "activations" (a forward hook on the nonlinearity), "preactivations" (its input), "weights",
-            "gradients" (of the step just taken), "probe" (a fixed batch and a copy of the network), "spikes" ([T, B,
-            N] or counts).
+        step: (what the measure needs, state or None) -> (value or None, state); None takes the measure's function. The
+            state is a tensor or a (named) tuple of tensors and tuples of tensors.
+        pause: state -> state where the next measurement will not follow this one at once.
+    """
+
+    step: Callable[..., tuple[Any, Any]] | None = None
+    pause: Callable[[Any], Any] | None = None
+
+
+@dataclass(frozen=True)
+class Measure:
+    """A measure, and what a monitor must know about it.
+
+    Args:
+        function: the pure function. It gets what `needs` says and returns a scalar tensor.
+        needs: "activations": the output [B, units, ...] of a nonlinearity; "preactivations": its input of that shape,
+            and the nonlinearity as a function; "spikes": 0/1 tensor [T, B, N] of a spiking layer; "weights": a matrix or
+            kernel [out, in, ...]; "gradients": the gradients of a layer's parameters, a list; "probe": the network and
+            the inputs of a fixed batch, and what `options` name.
         better: "higher" or "lower" means more plastic; "neither" is a symptom to be read with others.
         cost: "cheap": at every logging step; "moderate" (a decomposition or a copy): every few hundred steps;
             "expensive" (many backward passes): every epoch or less, off by default.
         combine: how the values of layers make that of a group, see `aggregate.combine`; None if the measure is of the
             whole network or liquid.
-        description: one line.
+        description: one line; empty takes the first of the function's docstring.
+        name: in tags; empty takes the function's.
+        on: with activations: the nonlinearities behind which it means something.
+        given: of that, with spikes "counts": per recording, int64 [B, N]; with weights "initial": a matrix and its first
+            value, or "steps": a matrix before and after an optimiser step; else "itself".
+        reduce: how several calls, batches and processes make one value, unless the function is `accumulated`: "mean" of
+            the values, or "share": the value is a share of entries, whose counts add up.
+        options: names of further keyword arguments that the function takes from the monitor: `tau`; `function`, the
+            name of the nonlinearity; `duration` of a recording in ms; for a probe `targets`, `loss`, `optimizer`,
+            `task`, `steps`, without which it gets the network and the inputs.
+        read: makes a scalar of what the function returns, or, but of activations, several under names of their own.
+        memory: of a measure that is carried on.
+        share: the value lies between 0 and 1.
+        samples: recordings that it needs at least; batches with fewer are left out.
+        elsewhere: why no monitor can measure it, and what can.
     """
 
     function: Callable[..., Any]
-    needs: Needs
-    better: Direction
-    cost: Cost
-    combine: Combination | None
-    description: str
+    needs: Needs = "activations"
+    better: Direction = "neither"
+    cost: Cost = "moderate"
+    combine: Combination | None = "mean"
+    description: str = ""
+    name: str = ""
+    on: Kind = "any"
+    given: Given = "itself"
+    reduce: Literal["mean", "share"] = "mean"
+    options: tuple[str, ...] = ()
+    read: Callable[[Any], Tensor | Mapping[str, Tensor]] | None = None
+    memory: Memory | None = None
+    share: bool = False
+    samples: int = 1
+    elsewhere: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.name:
+            object.__setattr__(self, "name", getattr(self.function, "__name__", ""))
+        if not self.name.isidentifier():
+            raise ValueError(f"name={self.name!r} of a measure must be an identifier: give Measure(function, name=...)")
+        if not self.description:
+            documented = (self.function.__doc__ or "").strip().splitlines()
+            object.__setattr__(self, "description", documented[0].rstrip(".") if documented else self.name)
 
-MEASURES: dict[str, Measure] = {
-    "fau": Measure(activity.fau, "activations", "higher", "cheap", "units", "active share of (sample, unit) pairs"),
-    "ever_active": Measure(
-        activity.ever_active, "activations", "higher", "cheap", "units", "units active for at least one sample"
-    ),
-    "dormant": Measure(
-        activity.dormant, "activations", "lower", "cheap", "units", "units far below the layer's mean activity"
-    ),
-    "saturated": Measure(
-        activity.saturated, "activations", "lower", "cheap", "units", "entries at the bound of the nonlinearity"
-    ),
-    "zero_grad_units": Measure(
-        activity.zero_grad_units, "preactivations", "lower", "cheap", "units", "units that pass no gradient"
-    ),
-    "activation_norm": Measure(
-        activity.activation_norm, "activations", "neither", "cheap", "mean", "mean norm of the feature vectors"
-    ),
-    "srank": Measure(rank.srank, "activations", "higher", "moderate", "mean", "singular values for 99 % of their sum"),
-    "effective_rank": Measure(
-        rank.effective_rank, "activations", "higher", "moderate", "mean", "exp entropy of the singular values"
-    ),
-    "stable_rank": Measure(
-        rank.stable_rank, "activations", "higher", "moderate", "mean", "squared Frobenius over spectral norm"
-    ),
-    "pca_rank": Measure(rank.pca_rank, "activations", "higher", "moderate", "mean", "components for 99 % of the power"),
-    "ntk_rank": Measure(
-        ntk.ntk_rank, "probe", "higher", "expensive", None, "effective rank of the gradient Gram matrix"
-    ),
-    "weight_norm": Measure(weights.weight_norm, "weights", "neither", "cheap", "root_sum_square", "L2 norm of weights"),
-    "weight_rms": Measure(weights.weight_rms, "weights", "neither", "cheap", "mean", "root mean square of weights"),
-    "distance_from_init": Measure(
-        weights.distance_from_init, "weights", "neither", "moderate", "mean", "relative distance from the first weights"
-    ),
-    "spectral_norm": Measure(
-        weights.spectral_norm, "weights", "neither", "cheap", "max", "largest singular value of the weights"
-    ),
-    "update_ratio": Measure(
-        weights.update_ratio, "weights", "neither", "moderate", "mean", "relative size of the last step"
-    ),
-    "grad_norm": Measure(
-        gradients.grad_norm, "gradients", "neither", "cheap", "root_sum_square", "L2 norm of the gradients"
-    ),
-    "grad_sparsity": Measure(
-        gradients.grad_sparsity, "gradients", "lower", "cheap", "units", "exact zeros among the gradients"
-    ),
-    "grad_direction": Measure(
-        gradients.grad_direction, "gradients", "neither", "moderate", "mean", "cosine and sign flips between steps"
-    ),
-    "sharpness": Measure(curvature.sharpness, "probe", "lower", "expensive", None, "largest eigenvalue of the Hessian"),
-    "hessian_rank": Measure(
-        curvature.hessian_rank, "probe", "higher", "expensive", None, "eigenvalues above 1 % of the largest"
-    ),
-    "probe_loss": Measure(
-        trainability.probe_loss,
-        "probe",
-        "lower",
-        "expensive",
-        None,
-        "loss on random targets relative to a fresh network",
-    ),
-    "silent": Measure(spiking.silent, "spikes", "lower", "cheap", "units", "neurons without a spike"),
-    "firing_rate": Measure(spiking.firing_rate, "spikes", "neither", "cheap", "units", "rates in Hz"),
-    "rate_cv": Measure(spiking.rate_cv, "spikes", "neither", "cheap", "mean", "variation of rates across neurons"),
-    "isi_cv": Measure(spiking.isi_cv, "spikes", "neither", "moderate", "mean", "irregularity of spike trains"),
-    "fano": Measure(spiking.fano, "spikes", "neither", "cheap", "mean", "variance over mean of spike counts"),
-    "synchrony": Measure(
-        spiking.synchrony, "spikes", "neither", "cheap", "mean", "population variance over independence"
-    ),
-    "participation_ratio": Measure(
-        spiking.participation_ratio, "spikes", "higher", "moderate", "mean", "dimensions over which rates vary"
-    ),
-    "branching_factor": Measure(
-        spiking.branching_factor, "spikes", "neither", "moderate", None, "descendant over ancestor spikes"
-    ),
-    "separation_rank": Measure(
-        kernel.separation_rank, "spikes", "higher", "expensive", None, "rank of the counts of different inputs"
-    ),
-    "approximation_rank": Measure(
-        kernel.approximation_rank, "spikes", "lower", "expensive", None, "rank of the counts of noisy inputs"
-    ),
-}
+    @property
+    def definition(self) -> Callable[..., Any]:
+        """The function as its module has it now, so that whoever replaces it there, replaces it here."""
+        module = sys.modules.get(getattr(self.function, "__module__", None) or "")
+        return getattr(module, getattr(self.function, "__name__", ""), self.function)
+
+    def applies(self, kind: NonlinearityKind) -> bool:
+        """Whether it is a measure of layers' activity that means something behind this nonlinearity."""
+        spikes = self.needs != "spikes" or kind.admits("spiking")
+        return self.needs in ACTIVITY and spikes and kind.admits(self.on)
+
+    def values(self, result: Any) -> dict[str, Tensor]:
+        """Name -> scalar of what the function returned."""
+        read = result if self.read is None else self.read(result)
+        return dict(read) if isinstance(read, Mapping) else {self.name: read}
 
 
 def measure_named(name: str) -> Measure:
-    """Entry `name` of `MEASURES`. Raises: ValueError: for an unknown name, with the nearest one."""
-    if name not in MEASURES:
+    """Entry `name` of `MEASURES`, or a `Measure` or function by import path.
+
+    Raises:
+        ValueError: for an unknown name, with the nearest one, and for a path that leads to neither.
+    """
+    if name in MEASURES:
+        return MEASURES[name]
+    if "." not in name:
         raise ValueError(f"measure {name!r} is unknown; there are {sorted(MEASURES)}{nearest(name, MEASURES)}")
-    return MEASURES[name]
+    path, _, attribute = name.rpartition(".")
+    try:
+        found = getattr(import_module(path), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"measure {name!r} is neither in the list nor an import path: {error}") from error
+    return as_measure(found, name)
+
+
+def as_measure(given: object, told: str | None = None) -> Measure:
+    """A `Measure` as it is, a name or import path looked up, a function as an entry with the defaults."""
+    if isinstance(given, str):
+        return measure_named(given)
+    if isinstance(given, Measure):
+        return given
+    if callable(given) and not isinstance(given, type):
+        return Measure(given)
+    raise ValueError(f"measure {told or given!r} must be a name, a Measure or a function of activations, got {given!r}")
+
+
+def chosen_measures(given: Sequence[Any]) -> dict[str, Measure]:
+    """Name -> entry of names, import paths, `Measure`s and functions, in their order, each once.
+
+    Raises:
+        ValueError: if one is unknown, or two differ and have one name.
+    """
+    chosen: dict[str, Measure] = {}
+    for one in given:
+        measure = as_measure(one)
+        if chosen.setdefault(measure.name, measure) != measure or MEASURES.get(measure.name, measure) != measure:
+            raise ValueError(f"measures: two different ones are named {measure.name!r}; give one another name=")
+    return chosen
+
+
+def _listed(*measures: Measure) -> dict[str, Measure]:
+    return {measure.name: measure for measure in measures}
+
+
+# fmt: off
+MEASURES: dict[str, Measure] = _listed(
+    # activity
+    Measure(activity.fau, "activations", "higher", "cheap", "units", "active share of (sample, unit) pairs",
+            on="signed", reduce="share", share=True),
+    Measure(activity.ever_active, "activations", "higher", "cheap", "units", "units active for at least one sample",
+            on="signed", share=True),
+    Measure(activity.dormant, "activations", "lower", "cheap", "units", "units far below the layer's mean activity",
+            options=("tau",), share=True),
+    Measure(activity.saturated, "activations", "lower", "cheap", "units", "entries at the bound of the nonlinearity",
+            on="bounded", reduce="share", options=("function",), share=True),
+    Measure(activity.zero_grad_units, "preactivations", "lower", "cheap", "units", "units that pass no gradient",
+            on="elementwise", share=True),
+    Measure(activity.activation_norm, "activations", "neither", "cheap", "mean", "mean norm of the feature vectors"),
+    # features
+    Measure(rank.srank, "activations", "higher", "moderate", "mean", "singular values for 99 % of their sum"),
+    Measure(rank.effective_rank, "activations", "higher", "moderate", "mean", "exp entropy of the singular values"),
+    Measure(rank.stable_rank, "activations", "higher", "moderate", "mean", "squared Frobenius over spectral norm"),
+    Measure(rank.pca_rank, "activations", "higher", "moderate", "mean", "components for 99 % of the power"),
+    # weights, gradients, steps
+    Measure(weights.weight_norm, "weights", "neither", "cheap", "root_sum_square", "L2 norm of weights"),
+    Measure(weights.weight_rms, "weights", "neither", "cheap", "mean", "root mean square of weights"),
+    Measure(weights.distance_from_init, "weights", "neither", "moderate", "mean",
+            "relative distance from the first weights", given="initial"),
+    Measure(weights.spectral_norm, "weights", "neither", "cheap", "max", "largest singular value of the weights",
+            memory=Memory()),
+    Measure(weights.update_ratio, "weights", "neither", "moderate", "mean", "relative size of the last step",
+            given="steps"),
+    Measure(gradients.grad_norm, "gradients", "neither", "cheap", "root_sum_square", "L2 norm of the gradients"),
+    Measure(gradients.grad_sparsity, "gradients", "lower", "cheap", "units", "exact zeros among the gradients",
+            share=True),
+    Measure(gradients.grad_direction, "gradients", "neither", "moderate", "mean", "cosine and sign flips between steps",
+            memory=Memory(gradients.follow_direction, gradients.pause_direction)),
+    # the network on a probe batch
+    Measure(ntk.ntk_rank, "probe", "higher", "expensive", None, "effective rank of the gradient Gram matrix",
+            options=("targets", "loss")),
+    Measure(curvature.sharpness, "probe", "lower", "expensive", None, "largest eigenvalue of the Hessian",
+            options=("targets", "loss"),
+            read=lambda pair: {"sharpness": pair.value, "sharpness_residual": pair.residual}),
+    Measure(curvature.hessian_rank, "probe", "higher", "expensive", None, "eigenvalues above 1 % of the largest",
+            options=("targets", "loss")),
+    Measure(trainability.probe_loss, "probe", "lower", "expensive", None,
+            "loss on random targets relative to a fresh network",
+            options=("optimizer", "task", "steps"), read=lambda result: result.ratio),
+    # spikes
+    Measure(spiking.silent, "spikes", "lower", "cheap", "units", "neurons without a spike", on="spiking", share=True, given="counts"),
+    Measure(spiking.firing_rate, "spikes", "neither", "cheap", "units", "rates in Hz",
+            on="spiking", options=("duration",), read=lambda rates: rates.mean(), given="counts"),
+    Measure(spiking.rate_cv, "spikes", "neither", "cheap", "mean", "variation of rates across neurons", on="spiking", given="counts"),
+    Measure(spiking.isi_cv, "spikes", "neither", "moderate", "mean", "irregularity of spike trains", on="spiking"),
+    Measure(spiking.fano, "spikes", "neither", "cheap", "mean", "variance over mean of spike counts",
+            on="spiking", samples=2, given="counts"),
+    Measure(spiking.synchrony, "spikes", "neither", "cheap", "mean", "population variance over independence",
+            on="spiking"),
+    Measure(spiking.participation_ratio, "spikes", "higher", "moderate", "mean", "dimensions over which rates vary",
+            on="spiking", samples=2, given="counts"),
+    Measure(spiking.branching_factor, "spikes", "neither", "moderate", None, "descendant over ancestor spikes",
+            elsewhere="it needs the connections of a liquid: use LiquidMonitor"),
+    Measure(kernel.separation_rank, "spikes", "higher", "expensive", None, "rank of the counts of different inputs",
+            elsewhere="it needs items of known classes: call measures.separation_rank", given="counts"),
+    Measure(kernel.approximation_rank, "spikes", "lower", "expensive", None, "rank of the counts of noisy inputs",
+            elsewhere="it needs noisy items: call measures.approximation_rank", given="counts"),
+)
+# fmt: on

@@ -223,6 +223,8 @@ def synchrony(spikes: Tensor) -> Tensor:
     """
     if spikes.ndim not in (2, 3) or spikes.shape[0] < 2:
         raise ValueError(f"spikes must be [T, N] or [T, B, N] with T >= 2; its shape is {tuple(spikes.shape)}")
+    if spikes.ndim == 3:  # one recording at a time: they are kept as bytes, and the arithmetic needs eight times more
+        return torch.stack([synchrony(recording) for recording in spikes.unbind(1)]).nanmean()
     train = spikes.double()
     observed = train.sum(-1).var(0, correction=0).reshape(-1)
     expected = train.var(0, correction=0).sum(-1).reshape(-1)

@@ -108,10 +108,10 @@ def test_several_layers_and_several_calls_accumulate():
 
 def test_counts_do_not_saturate_where_float32_would():
     metric = ActiveFraction()
-    metric.active += 2**24
+    metric.count += 2**24
     metric.total += 2**25
     metric.update(torch.tensor([[1.0, 0.0]]))
-    assert metric.active == 2**24 + 1  # float32 holds 2**24 + 1 as 2**24
+    assert metric.count == 2**24 + 1  # float32 holds 2**24 + 1 as 2**24
     assert metric.total == 2**25 + 2
 
 

@@ -2,48 +2,35 @@
 
 A layer is a nonlinearity together with the layer that ran before it, so that one `nn.ReLU` used after several
 convolutions counts as several layers, while a shared encoder or a recurrent loop accumulates in one. The layer before
-also tells where the units are: the last dimension after Linear and LayerNorm, channels after convolutions.
-Nothing here waits for the device until `values` is called.
+also tells where the units are: the last dimension after Linear and LayerNorm, channels after convolutions. What is
+measured, and how it reduces, each measure's entry says. Nothing here waits for the device until `values` is called.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from functools import partial
+from typing import Any
 
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 from torchmetrics import Metric
 
+from plasticity_lightning.callbacks.monitoring.call_frames import CallFrames
 from plasticity_lightning.callbacks.monitoring.functional import FunctionalActivations
-from plasticity_lightning.callbacks.monitoring.layers import (
-    BOUNDED,
-    SIGNED,
-    Nonlinearity,
-    producer_layout,
-)
-from plasticity_lightning.callbacks.monitoring.spikes import SPIKE_MEASURES, SpikeRecorder, multi_step
-from plasticity_lightning.measures.activity import Saturating, activation_norm, zero_grad_units
-from plasticity_lightning.measures.metrics import ActiveFraction, FeatureRank, MeanOf, Saturated, UnitActivity
+from plasticity_lightning.callbacks.monitoring.layers import Caller, Nonlinearity
+from plasticity_lightning.callbacks.monitoring.spikes import SpikeRecorder, multi_step
+from plasticity_lightning.measures.accumulate import accumulation_of
+from plasticity_lightning.measures.activity import UnitSums, unit_sums
+from plasticity_lightning.measures.metrics import Accumulated, MeanOf, ShareOf
+from plasticity_lightning.measures.nonlinearities import NonlinearityKind
+from plasticity_lightning.measures.registry import Measure
 from plasticity_lightning.runtime.overlap import counted, hold, release, unobserved
 
-__all__ = ["ActivationCollector", "LayerValues", "applies"]
-
-_RANKS = ("srank", "effective_rank", "stable_rank", "pca_rank")
-_NOT_ELEMENTWISE = frozenset({"spiking", "custom", "linear", "rrelu"})  # another call would change or redraw something
-
-
-def applies(measure: str, kind: str) -> bool:
-    """Whether a measure of activations is defined for a nonlinearity of this kind."""
-    if measure in ("fau", "ever_active"):
-        return kind in SIGNED
-    if measure == "saturated":
-        return kind in BOUNDED
-    if measure == "zero_grad_units":
-        return kind not in _NOT_ELEMENTWISE
-    return kind == "spiking" if measure in SPIKE_MEASURES else True
+__all__ = ["ActivationCollector", "LayerValues"]
 
 
 @dataclass
@@ -56,10 +43,9 @@ class LayerValues:
 
 @dataclass
 class _Layer:
-    kind: str
-    unit_dim: int
+    kind: NonlinearityKind
     n_units: int
-    metrics: dict[str, Metric]
+    metrics: dict[Any, Metric]
     fired: bool = False
 
 
@@ -67,35 +53,42 @@ class ActivationCollector:
     """Installs hooks for the measures of a batch and turns what they saw into values.
 
     Args:
-        tau: threshold of `dormant`.
+        options: for the measures that take them: `tau`.
         unit_dim: dimension of units of every layer; None decides by the layer before.
         sync: reduce over processes when values are read.
 
     Attributes:
         saw_functional: an activation function was called that is no module.
         ran: a linear, convolutional or normalisation layer ran in this batch.
+        not_spiking: modules named as activations whose outputs, asked for spikes, are not 0 or 1.
     """
 
-    def __init__(self, tau: float = 0.025, unit_dim: int | None = None, sync: bool = True) -> None:
-        self.tau, self.unit_dim, self.sync = tau, unit_dim, sync
+    def __init__(self, options: Mapping[str, Any], unit_dim: int | None = None, sync: bool = True) -> None:
+        self.options, self.unit_dim, self.sync = dict(options), unit_dim, sync
         self.layers: dict[str, _Layer] = {}
         self.saw_functional = False
-        self.ran = False
+        self.not_spiking: list[str] = []
+        self._frames = CallFrames()
         self._spikes = SpikeRecorder()
         self._names: dict[tuple[Any, ...], str] = {}
         self._handles: list[RemovableHandle] = []
         self._mode: FunctionalActivations | None = None
-        self._due: frozenset[str] = frozenset()
+        self._due: list[Measure] = []
+        self._needs: set[str] = set()
         self._all_calls = False
-        self._producer: tuple[str, int] | None = None
         self._inside = 0
         self._inputs: dict[int, Tensor] = {}
+
+    @property
+    def ran(self) -> bool:
+        """Whether a layer that produces activations has run in this batch, where forward passes count."""
+        return self._frames.ran
 
     def install(
         self,
         nonlinearities: Iterable[Nonlinearity],
-        producers: Iterable[tuple[str, nn.Module, int]],
-        due: Iterable[str],
+        callers: Iterable[Caller],
+        due: Iterable[Measure],
         functional: bool,
         all_calls: bool = False,
     ) -> None:
@@ -103,14 +96,14 @@ class ActivationCollector:
 
         Args:
             nonlinearities: modules to hook.
-            producers: the layers before them, as `find_producers` gives them.
+            callers: all modules, as `find_callers` gives them.
             due: measures that the batch shall serve.
             functional: also see activation functions that are no modules.
             all_calls: count forward passes without gradient too (target networks, acting).
         """
         self.remove()
-        self.ran = False
-        self._due, self._all_calls, self._producer, self._inside = frozenset(due), all_calls, None, 0
+        self._due, self._all_calls, self._inside = list(due), all_calls, 0
+        self._needs = {measure.needs for measure in self._due}
         for layer in self.layers.values():
             layer.fired = False
             for metric in layer.metrics.values():
@@ -121,12 +114,10 @@ class ActivationCollector:
             watched.add(id(found.module))
             self._handles.append(found.module.register_forward_pre_hook(self._enter))
             self._handles.append(found.module.register_forward_hook(self._leave(found)))
-        for name, module, unit_dim in producers:
-            if id(module) not in watched:
-                self._handles.append(module.register_forward_hook(self._produced(name, unit_dim)))
+        self._handles += self._frames.install([c for c in callers if id(c.module) not in watched], all_calls)
         if functional:
             self._mode = FunctionalActivations(self._function_called)
-            self._mode.needs_input = "zero_grad_units" in self._due
+            self._mode.needs_input = "preactivations" in self._needs
             hold(self._mode)
 
     def remove(self) -> None:
@@ -148,13 +139,12 @@ class ActivationCollector:
         """Values of the due measures over the layers that fired, as tensors on their device."""
         found: dict[str, LayerValues] = {}
         for name, layer in self.layers.items():
-            for key, metric in layer.metrics.items() if layer.fired else ():
-                if metric.update_called:
-                    with metric.sync_context(should_sync=self.sync):
-                        for measure, value, size in self._read(key, layer, metric):
-                            entry = found.setdefault(measure, LayerValues())
-                            entry.values[name], entry.sizes[name] = value, size
-        for measure, values in self._spikes.values(self._due).items():
+            if layer.fired:
+                for measure, value, size in self._read(layer):
+                    entry = found.setdefault(measure, LayerValues())
+                    entry.values[name], entry.sizes[name] = value, size
+        spikes, self.not_spiking = self._spikes.values([m for m in self._due if m.needs == "spikes"])
+        for measure, values in spikes.items():
             found[measure] = LayerValues(values, {k: torch.tensor(n) for k, n in self._spikes.units().items()})
         return found
 
@@ -162,63 +152,71 @@ class ActivationCollector:
         """Share of the samples at which each unit was active (a > 0) in the last due batch, [U] by layer."""
         rates = {}
         for name, layer in self.layers.items():
-            metric = layer.metrics.get("units")
-            if metric is not None and metric.update_called:
-                rates[name] = cast(UnitActivity, metric).unit_rates()
+            metric = layer.metrics.get(unit_sums)
+            if isinstance(metric, Accumulated) and metric.update_called:
+                sums: UnitSums = metric.gathered()
+                rates[name] = sums.active.double() / sums.samples
         return rates
 
-    def _read(self, key: str, layer: _Layer, metric: Metric) -> list[tuple[str, Tensor, Tensor]]:
-        value = metric.compute()
-        if isinstance(metric, FeatureRank):
-            one = torch.ones(())
-            return [(m, getattr(value, m), one) for m in _RANKS if m in self._due]
-        if isinstance(metric, ActiveFraction):
-            return [("fau", value, metric.total)]
-        units = torch.tensor(layer.n_units)
-        if isinstance(metric, UnitActivity):
-            # all entries of the layer, so that the group's fau is the sum of active over the sum of units
-            sizes = {"fau": metric.samples * layer.n_units}
-            measures = [m for m in ("fau", "ever_active", "dormant") if m in self._due and applies(m, layer.kind)]
-            return [(m, value[m], sizes.get(m, units)) for m in measures]
-        return [(key, value, metric.total if isinstance(metric, Saturated) else units)]
+    def _read(self, layer: _Layer) -> list[tuple[str, Tensor, Tensor]]:
+        read = []
+        statistics: dict[Any, Any] = {}  # several measures may share what was gathered
+        for measure in self._due:
+            key = self._key(measure)
+            metric = layer.metrics.get(key)
+            if metric is None or not metric.update_called or not measure.applies(layer.kind):
+                continue
+            if key not in statistics:
+                with metric.sync_context(should_sync=self.sync):
+                    value = metric.gathered() if isinstance(metric, Accumulated) else metric.compute()
+                    entries = metric.total.clone() if isinstance(metric, ShareOf) else torch.tensor(layer.n_units)
+                    statistics[key] = value, entries
+            value, size = statistics[key]
+            accumulation = accumulation_of(measure.definition)
+            if accumulation is not None:
+                value = accumulation.finish(value, **self._options(measure, layer.kind))
+            read.append((measure.name, value, size))
+        return read
 
-    def _keys(self, kind: str) -> list[str]:
-        due = {m for m in self._due if applies(m, kind)}
-        keys: list[str] = [m for m in ("saturated", "activation_norm", "zero_grad_units") if m in due]
-        if due & {"ever_active", "dormant"}:
-            keys.append("units")
-        elif "fau" in due:
-            keys.append("fraction")  # a third of the cost of the statistics of each unit
-        return keys + (["ranks"] if due & set(_RANKS) else [])
+    def _options(self, measure: Measure, kind: NonlinearityKind) -> dict[str, Any]:
+        given = {**self.options, "function": kind.name}
+        return {name: given[name] for name in measure.options}
 
-    def _metric(self, key: str, layer: _Layer, device: torch.device) -> Metric:
+    @staticmethod
+    def _key(measure: Measure) -> Any:
+        """What keeps a metric of its own: the statistics that measures share, or the measure."""
+        accumulation = accumulation_of(measure.definition)
+        return measure.name if accumulation is None else accumulation.prepare or accumulation.update
+
+    def _update(self, measure: Measure, layer: _Layer, arguments: tuple[Any, ...], done: set[Any]) -> None:
+        key, function = self._key(measure), measure.definition
+        if key in done:
+            return
+        done.add(key)
+        device = arguments[0].device
+        accumulation = accumulation_of(function)
+        if accumulation is not None:
+            arguments = (accumulation.update(*arguments),)
         if key not in layer.metrics:
             # values are read under one `sync_context`, which a synchronising compute would refuse
-            options: dict[str, Any] = {"sync_on_compute": False}
             metric: Metric
-            if key == "units":
-                metric = UnitActivity(layer.n_units, layer.unit_dim, tau=self.tau, **options)
-            elif key == "fraction":
-                metric = ActiveFraction(**options)
-            elif key == "ranks":
-                metric = FeatureRank(layer.unit_dim, **options)
-            elif key == "saturated":
-                metric = Saturated(cast(Saturating, layer.kind), **options)
+            if accumulation is not None:
+                metric = Accumulated(accumulation, arguments[0], sync_on_compute=False)
             else:
-                metric = MeanOf(activation_norm if key == "activation_norm" else zero_grad_units, **options)
+                bound = partial(_scalar, measure, self._options(measure, layer.kind))
+                metric = (ShareOf if measure.reduce == "share" else MeanOf)(bound, sync_on_compute=False)
             layer.metrics[key] = metric.to(device)
-        return layer.metrics[key]
+        layer.metrics[key].update(*arguments)
 
     def _enter(self, module: nn.Module, args: tuple[Any, ...]) -> None:
         self._inside += 1
-        if "zero_grad_units" in self._due and args and isinstance(args[0], Tensor):
+        if "preactivations" in self._needs and args and isinstance(args[0], Tensor):
             self._inputs[id(module)] = args[0].detach().clone()  # before an in-place function overwrites it
 
     def _leave(self, found: Nonlinearity) -> Callable[..., None]:
         def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            if found.kind == "linear":
-                self._producer = (found.name, producer_layout(module) or 1)
-            output = output[0] if isinstance(output, tuple) else output
+            self._frames.passed(found)
+            output = output[0] if isinstance(output, tuple) else output  # snnTorch: (spikes, membrane potential)
             if isinstance(output, Tensor):
                 before = self._inputs.pop(id(module), None)
                 self._see(found.name, found.kind, output, before, lambda z: module.forward(z.clone()), module)
@@ -226,23 +224,18 @@ class ActivationCollector:
 
         return hook
 
-    def _produced(self, name: str, unit_dim: int) -> Callable[..., None]:
-        def hook(module: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            self._producer = (name, unit_dim)
-            self.ran = self.ran or self._all_calls or torch.is_grad_enabled()
-
-        return hook
-
-    def _function_called(self, kind: str, function: Callable[[Tensor], Tensor], before: Tensor, output: Tensor) -> None:
+    def _function_called(
+        self, kind: NonlinearityKind, function: Callable[[Tensor], Tensor], before: Tensor, output: Tensor
+    ) -> None:
         if self._inside == 0:  # the module that is running reports itself
             self.saw_functional = True
-            owner = f"{self._producer[0]}." if self._producer else ""
-            self._see(f"{owner}{kind}", kind, output, before, function)
+            owner = self._frames.owner
+            self._see(f"{owner}.{kind.name}" if owner else kind.name, kind, output, before, function)
 
     def _see(
         self,
         base: str,
-        kind: str,
+        kind: NonlinearityKind,
         output: Tensor,
         before: Tensor | None,
         function: Callable[[Tensor], Tensor],
@@ -257,38 +250,47 @@ class ActivationCollector:
     def _record(
         self,
         base: str,
-        kind: str,
+        kind: NonlinearityKind,
         a: Tensor,
         before: Tensor | None,
         function: Callable[[Tensor], Tensor],
         module: nn.Module | None,
     ) -> None:
-        unit_dim = self.unit_dim or (self._producer[1] if self._producer else -1 if a.ndim == 3 else 1)
+        unit_dim = self.unit_dim or self._frames.unit_dim or (-1 if a.ndim == 3 else 1)
         steps = 1
         if module is not None and multi_step(module) and a.ndim > 2:
             steps = len(a)
             a = a.flatten(0, 1)  # time steps are samples
         unit_dim = 1 if a.ndim == 2 else unit_dim
-        n_units = a.shape[unit_dim]
+        units_second = a.movedim(unit_dim, 1)
+        n_units = units_second.shape[1]
         name = self._name(base, kind, n_units)
         layer = self.layers.get(name)
         if layer is None:
-            layer = self.layers[name] = _Layer(kind, unit_dim, n_units, {})
+            layer = self.layers[name] = _Layer(kind, n_units, {})
         layer.fired = True
-        for key in self._keys(kind):
-            metric = self._metric(key, layer, a.device)
-            if key == "activation_norm":
-                metric.update(a, unit_dim)
-            elif key != "zero_grad_units":
-                metric.update(a)
-            elif before is not None:
-                metric.update(before, function, unit_dim=unit_dim)
-        if kind == "spiking" and self._due & set(SPIKE_MEASURES):
-            self._spikes.add(name, a.unflatten(0, (steps, -1)).flatten(2))
+        done: set[Any] = set()
+        for measure in self._due:
+            if not measure.applies(kind):
+                continue
+            if measure.needs == "activations":
+                self._update(measure, layer, (units_second,), done)
+            elif measure.needs == "preactivations" and before is not None:
+                if unit_dim == 1:
+                    self._update(measure, layer, (before, function), done)
+                else:
 
-    def _name(self, base: str, kind: str, n_units: int) -> str:
-        producer = self._producer[0] if self._producer else ""
-        key = (base, producer if kind != "spiking" else "", n_units)
+                    def moved(z: Tensor) -> Tensor:
+                        return function(z.movedim(1, unit_dim)).movedim(unit_dim, 1)
+
+                    self._update(measure, layer, (before.movedim(unit_dim, 1), moved), done)
+            elif measure.needs == "spikes" and name not in done:
+                done.add(name)
+                self._spikes.add(name, a.unflatten(0, (steps, -1)).flatten(2), known=bool(kind.spikes))
+
+    def _name(self, base: str, kind: NonlinearityKind, n_units: int) -> str:
+        producer = self._frames.producer
+        key = (base, producer if not kind.spikes else "", n_units)
         if key not in self._names:
             taken = set(self._names.values())
             near = producer.removeprefix(base.rpartition(".")[0] + ".")
@@ -297,3 +299,13 @@ class ActivationCollector:
                 name += "_"
             self._names[key] = name
         return self._names[key]
+
+
+def _scalar(measure: Measure, options: dict[str, Any], *arguments: Any) -> Tensor:
+    values = measure.values(measure.definition(*arguments, **options))
+    if values.keys() != {measure.name}:
+        raise MisconfigurationException(
+            f"measure {measure.name!r} gives {sorted(values)}; of activations, which are reduced over calls and processes, "
+            "a measure gives one scalar"
+        )
+    return values[measure.name]

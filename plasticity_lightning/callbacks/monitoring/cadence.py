@@ -7,9 +7,9 @@ stays pending until one does. All of it depends on the number of the batch alone
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
-from plasticity_lightning.measures.registry import Cost, measure_named
+from plasticity_lightning.measures.registry import Cost, Measure
 
 __all__ = ["INTERVALS", "Cadence"]
 
@@ -22,7 +22,7 @@ class Cadence:
     """Intervals of the chosen measures.
 
     Args:
-        measures: names.
+        measures: name -> entry.
         every: one interval in batches for all measures, or one for each; measures that are not named keep the default
             of their cost.
 
@@ -30,23 +30,28 @@ class Cadence:
         ValueError: if an interval is below 1 or a name is not among `measures`.
     """
 
-    def __init__(self, measures: Sequence[str], every: int | Mapping[str, int] | None = None) -> None:
+    def __init__(self, measures: Mapping[str, Measure], every: int | Mapping[str, int] | None = None) -> None:
         given = dict.fromkeys(measures, every) if isinstance(every, int) else dict(every or {})
         unknown = sorted(set(given) - set(measures))
         if unknown:
             raise ValueError(f"every={dict(given)} names {unknown}, which are not measured; measures: {list(measures)}")
-        self.every = {name: given.get(name, INTERVALS[measure_named(name).cost]) for name in measures}
+        self.every = {name: given.get(name, INTERVALS[measure.cost]) for name, measure in measures.items()}
         wrong = {name: value for name, value in self.every.items() if value < 1}
         if wrong:
             raise ValueError(f"every: intervals must be at least 1 batch, got {wrong}")
+        self.reset()
+
+    def reset(self) -> None:
+        """Begin anew: batches are counted from 1 again."""
         self.pending: set[str] = set()
-        self._next = 0
+        self._next = self._last = 0
 
     def update(self, batch: int) -> set[str]:
         """Pending measures at the start of `batch` (1 is the first of the run)."""
-        if batch >= self._next:
+        if batch >= self._next or batch < self._last:  # a count that went back belongs to another fit
             self.pending |= {name for name, every in self.every.items() if batch == 1 or batch % every == 0}
             self._next = min(((batch // every + 1) * every for every in self.every.values()), default=batch + 1)
+        self._last = batch
         return self.pending
 
     def state_dict(self) -> list[str]:
@@ -56,4 +61,4 @@ class Cadence:
     def load_state_dict(self, state: list[str]) -> None:
         """Take them up again; measures that are no longer chosen are forgotten."""
         self.pending = set(state) & set(self.every)
-        self._next = 0
+        self._next = self._last = 0

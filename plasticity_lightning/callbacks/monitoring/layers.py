@@ -1,8 +1,8 @@
 """Which modules of a stranger's network are measured, what they are called, and which group they belong to.
 
-Activations are the outputs of nonlinearities, recognised by their class (spiking nodes of SpikingJelly by the name of
-their base class, so that it need not be imported); weights and gradients belong to the module that owns the
-parameters. Names are those of `named_modules`, without the prefix that `torch.compile` inserts.
+Activations are the outputs of nonlinearities, recognised as `measures.nonlinearities` lists them; weights and gradients
+belong to the module that owns the parameters. Names are those of `named_modules`, without the prefix that
+`torch.compile` inserts.
 """
 
 from __future__ import annotations
@@ -13,52 +13,25 @@ from fnmatch import fnmatchcase
 
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
+from torch.nn.utils.parametrize import ParametrizationList
 
 from plasticity_lightning.measures.aggregate import NETWORK, match_groups
+from plasticity_lightning.measures.nonlinearities import CUSTOM, LINEAR, NonlinearityKind, kind_of_module
 from plasticity_lightning.protocols import HasPlasticityGroups
 
 __all__ = [
-    "BOUNDED",
-    "SIGNED",
+    "Caller",
     "Nonlinearity",
     "ParameterLayer",
+    "find_callers",
     "find_fallback",
     "find_groups",
     "find_nonlinearities",
     "find_parameter_layers",
-    "find_producers",
     "layers_of_groups",
     "plain_name",
     "producer_layout",
 ]
-
-_KINDS: dict[type[nn.Module], str] = {
-    nn.ReLU: "relu",
-    nn.ReLU6: "relu6",
-    nn.LeakyReLU: "leaky_relu",
-    nn.PReLU: "prelu",
-    nn.RReLU: "rrelu",
-    nn.ELU: "elu",
-    nn.SELU: "selu",
-    nn.CELU: "celu",
-    nn.Threshold: "threshold",
-    nn.GELU: "gelu",
-    nn.SiLU: "silu",
-    nn.Mish: "mish",
-    nn.Hardswish: "hardswish",
-    nn.Softplus: "softplus",
-    nn.Softsign: "softsign",
-    nn.Tanh: "tanh",
-    nn.Hardtanh: "hardtanh",
-    nn.Sigmoid: "sigmoid",
-    nn.Hardsigmoid: "hardsigmoid",
-}
-
-# a > 0 says "active" only here: GELU and SiLU let negative values through, Tanh is symmetric
-SIGNED = frozenset(
-    {"relu", "relu6", "leaky_relu", "prelu", "rrelu", "elu", "selu", "celu", "threshold", "spiking", "custom"}
-)
-BOUNDED = frozenset({"tanh", "sigmoid", "relu6", "hardtanh", "hardsigmoid"})
 
 # layers whose output a nonlinearity usually follows, with the dimension of units of an output of 3 or more dimensions
 _PRODUCERS: dict[type[nn.Module], int] = {
@@ -75,11 +48,30 @@ _PRODUCERS: dict[type[nn.Module], int] = {
 
 @dataclass(frozen=True)
 class Nonlinearity:
-    """A module whose output is an activation. `kind` is the name of its function, "spiking" or "custom"."""
+    """A module whose output is an activation."""
 
     name: str
     module: nn.Module
-    kind: str
+    kind: NonlinearityKind
+
+
+@dataclass(frozen=True)
+class Caller:
+    """A module by which activations that are called as functions are named and placed.
+
+    Args:
+        name: plain name.
+        module: itself.
+        produces: it owns a matrix or normalises: what follows its output belongs to it.
+        unit_dim: dimension of units of its output where that has three or more; None where its class does not tell.
+        leaf: a layer of torch, inside which no activation function is called.
+    """
+
+    name: str
+    module: nn.Module
+    produces: bool
+    unit_dim: int | None
+    leaf: bool
 
 
 @dataclass(frozen=True)
@@ -89,13 +81,13 @@ class ParameterLayer:
     Args:
         name: of the module.
         parameters: all of them, by their full plain name.
-        weight: full name of the matrix or kernel (the largest parameter with two or more dimensions); None for a layer
-            of vectors only, such as a normalisation: it has gradients but no weight measures.
+        matrices: those with two or more dimensions, kernels among them: by the module's name where it owns one, else by
+            their own. A layer of vectors only, such as a normalisation, has none: gradients but no weight measures.
     """
 
     name: str
     parameters: dict[str, nn.Parameter]
-    weight: str | None
+    matrices: dict[str, nn.Parameter]
 
 
 def plain_name(name: str) -> str:
@@ -116,31 +108,35 @@ def find_nonlinearities(root: nn.Module, patterns: Sequence[str] | None = None) 
     """
     modules = {plain_name(name): module for name, module in root.named_modules() if name}
     if patterns is None:
-        found = [Nonlinearity(name, module, kind) for name, module in modules.items() if (kind := _kind(module))]
-        return found
+        kinds = {name: kind_of_module(module) for name, module in modules.items()}
+        return [Nonlinearity(name, modules[name], kind) for name, kind in kinds.items() if kind is not None]
     try:
         chosen = match_groups({"activations": patterns}, list(modules), network=False)["activations"]
     except ValueError as error:
         raise MisconfigurationException(f"activations={list(patterns)}: {error}") from error
-    return [Nonlinearity(name, modules[name], _kind(modules[name]) or "custom") for name in chosen]
+    return [Nonlinearity(name, modules[name], kind_of_module(modules[name]) or CUSTOM) for name in chosen]
 
 
 def find_fallback(root: nn.Module) -> list[Nonlinearity]:
-    """Linear, convolutional and normalisation layers, as kind "linear", for a network whose activations are not seen."""
+    """Linear, convolutional and normalisation layers, for a network whose activations are not seen."""
     return [
-        Nonlinearity(name, module, "linear")
-        for name, module, _ in find_producers(root)
-        if not isinstance(module, nn.MultiheadAttention)
+        Nonlinearity(caller.name, caller.module, LINEAR)
+        for caller in find_callers(root)
+        if caller.leaf and not isinstance(caller.module, nn.MultiheadAttention)
     ]
 
 
-def find_producers(root: nn.Module) -> list[tuple[str, nn.Module, int]]:
-    """Layers that nonlinearities follow: (name, module, dimension of units where the output has three or more)."""
-    return [
-        (plain_name(name), module, unit_dim)
-        for name, module in root.named_modules()
-        if (unit_dim := producer_layout(module)) is not None
-    ]
+def find_callers(root: nn.Module) -> list[Caller]:
+    """All modules below `root`, with what they tell of an activation that follows them or is called inside them."""
+    callers = []
+    for name, module in root.named_modules():
+        if name and not isinstance(module, ParametrizationList):  # it runs whenever a parametrised weight is read
+            unit_dim = producer_layout(module)
+            owns = any(p.ndim >= 2 for p in module.parameters(recurse=False))
+            callers.append(
+                Caller(plain_name(name), module, owns or unit_dim is not None, unit_dim, unit_dim is not None)
+            )
+    return callers
 
 
 def producer_layout(module: nn.Module) -> int | None:
@@ -158,9 +154,10 @@ def find_parameter_layers(root: nn.Module) -> list[ParameterLayer]:
             layers.setdefault(full.rpartition(".")[0] or full, {})[full] = parameter
     found = []
     for owner, parameters in layers.items():
-        matrices = [name for name, p in parameters.items() if p.ndim >= 2]
-        weight = max(matrices, key=lambda name: parameters[name].numel(), default=None)
-        found.append(ParameterLayer(owner, parameters, weight))
+        matrices = {name: p for name, p in parameters.items() if p.ndim >= 2}
+        if len(matrices) == 1:
+            matrices = {owner: next(iter(matrices.values()))}
+        found.append(ParameterLayer(owner, parameters, matrices))
     return found
 
 
@@ -201,15 +198,6 @@ def layers_of_groups(groups: Mapping[str, str | Sequence[str]], layers: Sequence
         if chosen:
             found[group] = chosen
     return found
-
-
-def _kind(module: nn.Module) -> str | None:
-    for cls in type(module).__mro__:
-        if cls in _KINDS:
-            return _KINDS[cls]
-        if cls.__name__ == "BaseNode" and cls.__module__.startswith("spikingjelly."):
-            return "spiking"
-    return None
 
 
 def _offered_groups(root: nn.Module) -> dict[str, str | Sequence[str]]:

@@ -9,7 +9,7 @@ controller or an intervention listed after the monitor reads them from `trainer.
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
@@ -19,16 +19,16 @@ from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from plasticity_lightning.callbacks.monitoring.activations import ActivationCollector, LayerValues, applies
+from plasticity_lightning.callbacks.monitoring.activations import ActivationCollector, LayerValues
 from plasticity_lightning.callbacks.monitoring.cadence import Cadence
 from plasticity_lightning.callbacks.monitoring.layers import (
+    find_callers,
     find_fallback,
     find_groups,
     find_nonlinearities,
     find_parameter_layers,
-    find_producers,
 )
-from plasticity_lightning.callbacks.monitoring.parameters import GradientMeter, UpdateMeter, WeightMeter
+from plasticity_lightning.callbacks.monitoring.parameters import GradientMeter, Memories, UpdateMeter, WeightMeter
 from plasticity_lightning.callbacks.monitoring.probe import Probe, ProbeLoss
 from plasticity_lightning.callbacks.monitoring.publish import (
     History,
@@ -37,20 +37,25 @@ from plasticity_lightning.callbacks.monitoring.publish import (
     add_histograms,
     tagged,
 )
-from plasticity_lightning.measures.aggregate import NETWORK, tag
-from plasticity_lightning.measures.registry import MEASURES, measure_named
+from plasticity_lightning.measures.aggregate import NETWORK, Combination, tag
+from plasticity_lightning.measures.nonlinearities import Kind
+from plasticity_lightning.measures.registry import ACTIVITY, MEASURES, Measure, chosen_measures
 from plasticity_lightning.runtime.exact_loops import left
 from plasticity_lightning.runtime.overlap import EagerExecution, hold, release, suspended, unobserved
+from plasticity_lightning.runtime.updates import begins_anew, optimizers_that_step
 
 __all__ = ["DEFAULT_MEASURES", "PlasticityMonitor"]
 
 # three views of the activity, one of the rank, one each of weights and gradients: each can mislead alone
 DEFAULT_MEASURES = ("fau", "ever_active", "dormant", "srank", "weight_norm", "grad_norm")
 
-_ELSEWHERE = {
-    "branching_factor": "it needs the connections of a liquid: use LiquidMonitor",
-    "separation_rank": "it needs items of known classes: call measures.separation_rank",
-    "approximation_rank": "it needs noisy items: call measures.approximation_rank",
+# how a nonlinearity must be for a measure, in the words of an error
+_NEEDED: dict[Kind, str] = {
+    "any": "some activation",
+    "signed": "one like ReLU (elsewhere use `dormant`)",
+    "bounded": "a bounded one",
+    "elementwise": "an elementwise one",
+    "spiking": "spiking nodes",
 }
 
 
@@ -58,7 +63,9 @@ class PlasticityMonitor(Callback):
     """Measures plasticity during training and logs it.
 
     Args:
-        measures: names from `measures.MEASURES`; None takes those of `DEFAULT_MEASURES` that the network admits.
+        measures: names from `measures.MEASURES`, and of your own: a `measures.Measure`, a function of activations
+            [B, units, ...], or the import path of one of them; None takes those of `DEFAULT_MEASURES` that the network
+            admits.
         strict: refuse a measure that was asked for and applies to no layer (`fau` of a GELU network); False leaves it
             out.
         groups: group name -> shell pattern or patterns of module names (`critic: "critic.*"`); None takes the
@@ -77,7 +84,8 @@ class PlasticityMonitor(Callback):
         unit_dim: dimension of units of all activations; None decides by the layer before.
         tau: threshold of `dormant`.
         per_layer: also log `plasticity/<measure>/<group>/<layer>`.
-        heatmap: measure shown as layers by time; None takes `fau`, or `dormant` where no layer admits it.
+        heatmap: measure shown as layers by time; None takes the first share of units, in the order of `MEASURES`, that
+            some layer admits: `fau`, or `dormant` where no function is like ReLU.
         figure_every: batches between two histograms and heat maps in TensorBoard; 0 draws none.
         name: tells several monitors of one Trainer apart.
 
@@ -87,6 +95,7 @@ class PlasticityMonitor(Callback):
         `plasticity/<heatmap>/layers` and one custom chart a group.
 
     Attributes:
+        entries: name -> `Measure` of what is measured.
         latest: tag -> the value last published, a tensor on the module's device.
 
     Raises:
@@ -97,7 +106,7 @@ class PlasticityMonitor(Callback):
 
     def __init__(
         self,
-        measures: Sequence[str] | None = None,
+        measures: Sequence[str | Measure | Callable[..., Any]] | None = None,
         strict: bool = True,
         groups: dict[str, str | list[str]] | None = None,
         every: int | dict[str, int] | None = None,
@@ -115,13 +124,13 @@ class PlasticityMonitor(Callback):
         figure_every: int = 2000,
         name: str | None = None,
     ) -> None:
-        self.measures = tuple(dict.fromkeys(DEFAULT_MEASURES if measures is None else measures))
-        if isinstance(measures, str) or not self.measures:
+        if isinstance(measures, str) or (measures is not None and not measures):
             raise ValueError(f"measures={measures!r} must be a list of at least one of {sorted(MEASURES)}")
-        for measure in self.measures:
-            measure_named(measure)
-            if measure in _ELSEWHERE:
-                raise ValueError(f"measures: {measure!r} cannot be monitored, {_ELSEWHERE[measure]}")
+        self.entries = chosen_measures(DEFAULT_MEASURES if measures is None else measures)
+        self.measures = tuple(self.entries)
+        for measure in self.entries.values():
+            if measure.elsewhere:
+                raise ValueError(f"measures: {measure.name!r} cannot be monitored, {measure.elsewhere}")
         if on not in ("batch", "probe"):
             raise ValueError(f"on={on!r} must be 'batch' or 'probe'")
         if loss is not None and loss not in get_args(ProbeLoss):
@@ -144,19 +153,15 @@ class PlasticityMonitor(Callback):
         self.heatmap, self.name = heatmap, name
         self.latest: dict[str, Tensor] = {}
         self._strict = strict and measures is not None
-        self._cadence = Cadence(self.measures, every)
-        self._needs = {m: MEASURES[m].needs for m in self.measures}
-        self._collector = ActivationCollector(tau, unit_dim, sync=on == "batch")
-        self._probe = Probe(network, probe_size, loss, probe_steps)
-        self._history = History()
-        self._drawn = 0
+        self._cadence = Cadence(self.entries, every)
         self._open = False
-        self._see_functions = self.functional
-        self._checked = False
-        self._fallback = False
-        self._shown_before: str | None = None
         self._eager: EagerExecution | None = None
         self._restored: dict[str, Any] = {}
+        self._new_collector = lambda: ActivationCollector({"tau": tau}, unit_dim, sync=on == "batch")
+        self._new_probe = lambda: Probe(network, probe_size, loss, probe_steps)
+        self._weights: WeightMeter | None = None
+        self._shown_before: str | None = None
+        self._forget()
 
     @property
     def state_key(self) -> str:
@@ -173,25 +178,27 @@ class PlasticityMonitor(Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Take the layers as they are now (a transform may have changed them since `setup`) and the first weights."""
+        if begins_anew(trainer) and not self._restored:
+            self._cadence.reset()
+            self._forget()
         self._nonlinearities = find_nonlinearities(pl_module, self.activations)
-        self._producers = find_producers(pl_module)
-        layers = find_parameter_layers(pl_module)
-        self._weights, self._gradients, self._updates = (
-            WeightMeter(layers, self.measures),
-            GradientMeter(layers),
-            UpdateMeter(layers),
-        )
+        self._callers = find_callers(pl_module)
+        layers, entries = find_parameter_layers(pl_module), self.entries.values()
         # a module without trainable parameters learns without gradients: there every forward pass counts
         self._all_calls = not layers
+        initial = {} if self._weights is None else self._weights.initial  # of a fit that this one continues
         if self._restored:
-            self._weights.initial = self._restored["initial"]
-            self._weights.vectors = self._restored["vectors"]
-            self._gradients.load_state_dict(self._restored["direction"])
+            initial = self._restored["initial"]
+            self._memories.load_state_dict(self._restored["memories"], entries)
             self._restored = {}
             if self._fallback:
                 self._nonlinearities, self._checked = find_fallback(pl_module), True
+        self._weights = WeightMeter(layers, entries, self._memories)
+        self._gradients = GradientMeter(layers, entries, self._memories)
+        self._updates = UpdateMeter(layers, entries)
+        self._weights.initial = initial
         self._weights.start()
-        add_chart_layout(trainer, list(self._groups), self.measures)
+        add_chart_layout(trainer, list(self._groups), self.entries)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -202,21 +209,21 @@ class PlasticityMonitor(Callback):
         self._close()
         self._open = True
         pending = self._cadence.pending
+        assert self._weights is not None
         with unobserved():
             self._values: dict[str, LayerValues] = self._weights.measure(pending)
-        activities = self._activities(pending)
+        activities = self._of(pending, *ACTIVITY)
         if self.on == "batch" and activities:
             if "torch._dynamo" in sys.modules:
                 # compiled code calls no hooks: this one batch runs eagerly; nothing is compiled anew before or after
                 self._eager = EagerExecution()
                 hold(self._eager)
             self._collector.install(
-                self._nonlinearities, self._producers, activities, self._see_functions, self._all_calls
+                self._nonlinearities, self._callers, activities, self._see_functions, self._all_calls
             )
         if self._wants_probe(pending) and not self._probe.ready:
             self._probe.record(pl_module, self._all_calls)
-        if "update_ratio" in pending:
-            self._updates.install(trainer.optimizers)
+        self._updates.install(trainer.optimizers, pending)
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: torch.optim.Optimizer
@@ -246,7 +253,6 @@ class PlasticityMonitor(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on exactly."""
-        started = hasattr(self, "_weights")
         return {
             "pending": self._cadence.state_dict(),
             "history": self._history.state_dict(),
@@ -255,20 +261,20 @@ class PlasticityMonitor(Callback):
             "probe": self._probe.state_dict(),
             "shown": self._shown(),
             "fallback": self._fallback,
-            "initial": dict(self._weights.initial) if started else {},
-            "vectors": {k: v.detach().cpu().clone() for k, v in self._weights.vectors.items()} if started else {},
-            "direction": self._gradients.state_dict() if started else {},
+            "initial": {} if self._weights is None else dict(self._weights.initial),
+            "memories": self._memories.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take everything up again; what belongs to the layers waits for `on_train_start`."""
+        self._forget()
         self._cadence.load_state_dict(state_dict["pending"])
         self._history.load_state_dict(state_dict["history"])
         self._drawn = state_dict["drawn"]
         self.latest = dict(state_dict["latest"])
         self._probe.load_state_dict(state_dict["probe"])
         self._shown_before, self._fallback = state_dict["shown"], state_dict["fallback"]
-        self._restored = {key: state_dict[key] for key in ("initial", "vectors", "direction")}
+        self._restored = {key: state_dict[key] for key in ("initial", "memories")}
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Remove every hook."""
@@ -278,19 +284,27 @@ class PlasticityMonitor(Callback):
         """Remove every hook: Lightning calls no teardown after an exception."""
         self._close()
 
-    def _activities(self, pending: set[str]) -> set[str]:
-        return {m for m in pending if self._needs[m] in ("activations", "preactivations", "spikes")}
+    def _forget(self) -> None:
+        """All that belongs to a run."""
+        self.latest = {}
+        self._collector, self._probe, self._memories = self._new_collector(), self._new_probe(), Memories()
+        self._history, self._drawn = History(), 0
+        self._see_functions, self._checked, self._fallback = self.functional, False, False
+        self._shown_before = None
+        self._weights = None
+
+    def _of(self, pending: set[str], *needs: str) -> list[Measure]:
+        return [measure for name, measure in self.entries.items() if name in pending and measure.needs in needs]
 
     def _wants_probe(self, pending: set[str]) -> bool:
-        return any(self._needs[m] == "probe" for m in pending) or (
-            self.on == "probe" and bool(self._activities(pending))
-        )
+        needs = ("probe", *ACTIVITY) if self.on == "probe" else ("probe",)
+        return bool(self._of(pending, *needs))
 
     def _close(self) -> None:
         self._open = False
         self._collector.remove()
         self._probe.remove()
-        if hasattr(self, "_updates"):
+        if self._weights is not None:
             self._updates.remove()
         if self._eager is not None:
             release(self._eager)
@@ -298,39 +312,51 @@ class PlasticityMonitor(Callback):
 
     def _finish(self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any) -> None:
         pending = self._cadence.pending
-        served = {m for m in pending if self._needs[m] == "weights" and m != "update_ratio"}
-        if not trainer.optimizers:
-            served |= {m for m in pending if self._needs[m] == "gradients" or m == "update_ratio"}
+        by_steps = {
+            m.name for m in self._of(pending, "weights", "gradients") if m.needs == "gradients" or m.given == "steps"
+        }
+        served = {m.name for m in self._of(pending, "weights")} - by_steps
+        if not optimizers_that_step(trainer):
+            served |= by_steps
         values = {**self._values, **self._gradients.values(), **self._updates.values()}
         if self._wants_probe(pending) and not self._probe.ready:
             self._probe.keep(batch, trainer.strategy.broadcast)
         activities = self._measure_activities(pl_module)
         if activities:
-            served |= self._activities(pending)
-        whole = {m for m in pending if self._needs[m] == "probe"}
+            served |= {m.name for m in self._of(pending, *ACTIVITY)}
+        whole = self._of(pending, "probe")
         scalars = self._probe.measure(pl_module, whole, trainer.optimizers) if whole and self._probe.ready else {}
         served |= set(values) | set(scalars)
-        if "grad_direction" in served and self._cadence.every["grad_direction"] > 1:
-            self._gradients.forget_previous()
-        pending -= served
+        for measure in self._of(served, "gradients"):
+            if self._cadence.every[measure.name] > 1:
+                self._memories.pause(measure)
         tags = {tag(measure, NETWORK): value.float() for measure, value in scalars.items()}
-        for measure, found in {**values, **activities}.items():
-            tags |= tagged(measure, found, self._groups, self.per_layer)
+        rules = self._rules(pending)
+        for name, found in {**values, **activities}.items():
+            tags |= tagged(name, found, rules.get(name, "mean"), self._groups, self.per_layer)
+        pending -= served
         self._publish(trainer, pl_module, tags, activities)
 
+    def _rules(self, names: set[str]) -> dict[str, Combination]:
+        return {name: self.entries[name].combine or "mean" for name in names}
+
     def _measure_activities(self, pl_module: pl.LightningModule) -> dict[str, LayerValues]:
-        due = self._activities(self._cadence.pending)
+        due = self._of(self._cadence.pending, *ACTIVITY)
         if not due or (self.on == "probe" and not self._probe.ready):
             return {}
         collector = self._collector
         if self.on == "probe":
-            self._probe.activities(
-                pl_module, self._nonlinearities, self._producers, due, collector, self._see_functions
-            )
+            self._probe.activities(pl_module, self._nonlinearities, self._callers, due, collector, self._see_functions)
         if collector.fired:
             if not self._checked:
                 self._check_applicable()
-            return collector.values()
+            values = collector.values()
+            if collector.not_spiking and self._strict:
+                raise MisconfigurationException(
+                    f"{[m.name for m in due if m.needs == 'spikes']} need spikes, 0 or 1; the outputs of "
+                    f"{collector.not_spiking}, named by activations={self.activations}, are others"
+                )
+            return values
         if collector.ran and not self._checked:
             self._nonlinearities = find_fallback(pl_module)
             self._checked = self._fallback = True
@@ -345,12 +371,17 @@ class PlasticityMonitor(Callback):
         """After the first forward pass: what was asked for must apply to some layer, and the rest is known."""
         self._checked = True
         self._see_functions = self.functional and self._collector.saw_functional
-        kinds = sorted({layer.kind for layer in self._collector.layers.values()})
-        idle = [m for m in self._activities(set(self.measures)) if not any(applies(m, kind) for kind in kinds)]
+        kinds = {layer.kind.name: layer.kind for layer in self._collector.layers.values()}
+        idle = [
+            measure
+            for measure in self._of(set(self.measures), *ACTIVITY)
+            if not any(measure.applies(kind) for kind in kinds.values())
+        ]
         if idle and self._strict:
+            needed = ", ".join(f"`{m.name}` needs {_NEEDED[m.on]}" for m in idle)
             raise MisconfigurationException(
-                f"measures {sorted(idle)} apply to none of the activations, which are {kinds}: `fau` and `ever_active` "
-                "need ReLU-like functions (elsewhere use `dormant`), `saturated` bounded ones, spike measures spiking nodes"
+                f"measures {sorted(m.name for m in idle)} apply to none of the activations, which are {sorted(kinds)}: "
+                f"{needed}; see measures.nonlinearities"
             )
 
     def _publish(
@@ -373,9 +404,11 @@ class PlasticityMonitor(Callback):
             self._draw(trainer, batch)
 
     def _shown(self) -> str | None:
-        kinds = {layer.kind for layer in self._collector.layers.values()}
-        admitted = [m for m in ("fau", "dormant") if m in self.measures and any(applies(m, kind) for kind in kinds)]
-        return self.heatmap or next(iter(admitted), None if kinds else self._shown_before)
+        kinds = [layer.kind for layer in self._collector.layers.values()]
+        order = [*MEASURES, *self.entries]
+        shares = [m for m in self._of(set(self.measures), "activations") if m.share and any(map(m.applies, kinds))]
+        unknown = None if kinds else self._shown_before
+        return self.heatmap or min((m.name for m in shares), key=order.index, default=unknown)
 
     def _draw(self, trainer: pl.Trainer, batch: int) -> None:
         shown = self._shown()

@@ -6,7 +6,7 @@ and after. Everything runs on isolated copies under a fixed seed, so that traini
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
@@ -18,16 +18,13 @@ from torch.nn import functional
 from torch.utils.hooks import RemovableHandle
 
 from plasticity_lightning.callbacks.monitoring.activations import ActivationCollector
-from plasticity_lightning.callbacks.monitoring.layers import Nonlinearity, plain_name
-from plasticity_lightning.measures.curvature import hessian_rank, sharpness
+from plasticity_lightning.callbacks.monitoring.layers import Caller, Nonlinearity, plain_name
 from plasticity_lightning.measures.isolation import isolated_copy, undisturbed
-from plasticity_lightning.measures.ntk import ntk_rank
-from plasticity_lightning.measures.trainability import probe_loss
+from plasticity_lightning.measures.registry import Measure
 
-__all__ = ["SHARPNESS_RESIDUAL", "Probe", "ProbeLoss"]
+__all__ = ["Probe", "ProbeLoss"]
 
 ProbeLoss = Literal["cross_entropy", "mse"]
-SHARPNESS_RESIDUAL = "sharpness_residual"
 _TARGETS = ("target", "targets", "label", "labels", "y")
 
 
@@ -129,8 +126,8 @@ class Probe:
         self,
         root: nn.Module,
         nonlinearities: Sequence[Nonlinearity],
-        producers: Sequence[tuple[str, nn.Module, int]],
-        due: Collection[str],
+        callers: Sequence[Caller],
+        due: Iterable[Measure],
         collector: ActivationCollector,
         functional: bool,
     ) -> None:
@@ -145,9 +142,9 @@ class Probe:
                 if callable(reset) and hasattr(module, "step_mode"):
                     reset()  # a spiking node starts at rest
             chosen = [replace(n, module=twin[id(n.module)]) for n in nonlinearities if id(n.module) in twin]
-            before = [(n, twin[id(m)], d) for n, m, d in producers if id(m) in twin]
+            around = [replace(c, module=twin[id(c.module)]) for c in callers if id(c.module) in twin]
             args, kwargs = self._on_device(live)
-            collector.install(chosen, before, due, functional, all_calls=True)
+            collector.install(chosen, around, due, functional, all_calls=True)
             try:
                 with torch.no_grad():
                     copied(*args, **kwargs)
@@ -155,9 +152,9 @@ class Probe:
                 collector.remove()
 
     def measure(
-        self, root: nn.Module, due: Collection[str], optimizers: Sequence[torch.optim.Optimizer]
+        self, root: nn.Module, due: Sequence[Measure], optimizers: Sequence[torch.optim.Optimizer]
     ) -> dict[str, Tensor]:
-        """Whole-network measures among `due`.
+        """Values of the measures of the whole network among `due`.
 
         Raises:
             MisconfigurationException: if the network takes more than one tensor, or a loss needs targets that the
@@ -165,37 +162,41 @@ class Probe:
         """
         live = self._live(root)
         args, kwargs = self._on_device(live)
+        names = sorted(measure.name for measure in due)
         if len(args) != 1 or kwargs or not isinstance(args[0], Tensor):
             raise MisconfigurationException(
-                f"{sorted(due)} need a network of one tensor; {self.name or type(root).__name__} takes "
+                f"{names} need a network of one tensor; {self.name or type(root).__name__} takes "
                 f"{len(args)} positional and {len(kwargs)} keyword arguments: choose another with network="
             )
         found: dict[str, Tensor] = {}
+        for measure in due:
+            options = {name: self._option(name, measure, live, args[0], optimizers) for name in measure.options}
+            found |= measure.values(measure.definition(live, args[0], **options))
+        return found
+
+    def _option(
+        self, name: str, measure: Measure, live: nn.Module, inputs: Tensor, optimizers: Sequence[torch.optim.Optimizer]
+    ) -> Any:
         classify = self.loss == "cross_entropy" or (
             self.loss is None and self.targets is not None and not self.targets.is_floating_point()
         )
-        due = set(due)
-        if due & {"ntk_rank", "sharpness", "hessian_rank"}:
+        if name == "loss":
+            return _cross_entropy if classify else _mse
+        if name == "task":
+            return "classification" if classify else "regression"
+        if name == "steps":
+            return self.steps
+        if name == "targets":
             if self.targets is None:
                 raise MisconfigurationException(
-                    f"{sorted(due)} need targets: the batch must be (inputs, targets) or a mapping with one of {_TARGETS}"
+                    f"{measure.name} needs targets: the batch must be (inputs, targets) or a mapping with one of {_TARGETS}"
                 )
-            targets, loss = self.targets.to(args[0].device), _cross_entropy if classify else _mse
-            if "ntk_rank" in due:
-                found["ntk_rank"] = ntk_rank(live, args[0], targets, loss)
-            if "sharpness" in due:
-                pair = sharpness(live, args[0], targets, loss)
-                found["sharpness"], found[SHARPNESS_RESIDUAL] = pair.value, pair.residual
-            if "hessian_rank" in due:
-                found["hessian_rank"] = hessian_rank(live, args[0], targets, loss)
-        if "probe_loss" in due:
-            own = {id(p) for p in live.parameters()}
-            holding = [o for o in optimizers if any(id(p) in own for g in o.param_groups for p in g["params"])]
-            if not holding:
-                raise MisconfigurationException(f"probe_loss: no optimiser holds a parameter of {self.name!r}")
-            task: Literal["classification", "regression"] = "classification" if classify else "regression"
-            found["probe_loss"] = probe_loss(live, args[0], holding[0], task, self.steps).ratio
-        return found
+            return self.targets.to(inputs.device)
+        own = {id(p) for p in live.parameters()}
+        holding = [o for o in optimizers if any(id(p) in own for g in o.param_groups for p in g["params"])]
+        if not holding:
+            raise MisconfigurationException(f"{measure.name}: no optimiser holds a parameter of {self.name!r}")
+        return holding[0]
 
     def state_dict(self) -> dict[str, Any]:
         """The recorded batch."""

@@ -12,22 +12,24 @@ from torch import Tensor
 
 from plasticity_lightning.callbacks.monitoring.activations import LayerValues
 from plasticity_lightning.callbacks.monitoring.layers import layers_of_groups
-from plasticity_lightning.measures.aggregate import NETWORK, combine, tag
-from plasticity_lightning.measures.registry import MEASURES
+from plasticity_lightning.measures.aggregate import NETWORK, Combination, combine, tag
+from plasticity_lightning.measures.registry import Measure
 from plasticity_lightning.runtime.lightning_classes import is_lightning
 
 __all__ = ["History", "add_chart_layout", "add_heat_map", "add_histograms", "tagged"]
 
 
 def tagged(
-    measure: str, found: LayerValues, groups: Mapping[str, str | Sequence[str]], per_layer: bool
+    measure: str,
+    found: LayerValues,
+    rule: Combination,
+    groups: Mapping[str, str | Sequence[str]],
+    per_layer: bool,
 ) -> dict[str, Tensor]:
     """Tag -> float32 scalar of each group, and with `per_layer` of each layer.
 
     A layer is tagged under each of its groups, under `network` only if it has no other.
     """
-    entry = MEASURES.get(measure)
-    rule = (entry.combine if entry is not None else None) or "mean"
     values: dict[str, Tensor] = {}
     members_of = layers_of_groups(groups, list(found.values))
     elsewhere = {layer for group, layers in members_of.items() if group != NETWORK for layer in layers}
@@ -94,14 +96,14 @@ class History:
             self.steps, self.rows = self.steps[::2], self.rows[::2]
 
 
-def add_chart_layout(trainer: pl.Trainer, groups: Sequence[str], measures: Sequence[str]) -> None:
+def add_chart_layout(trainer: pl.Trainer, groups: Sequence[str], measures: Mapping[str, Measure]) -> None:
     """TensorBoard's custom scalars: a chart a group with the measures that are shares, one a measure for the others.
 
     Shares lie between 0 and 1 and can stand in one chart; of the others each has its scale, so that the groups stand
     together. Charts name tags by regular expressions, so that the layout is complete before the first value;
     TensorBoard reads only the first layout of a run.
     """
-    shares = [m for m in measures if m != "firing_rate" and MEASURES[m].combine == "units"]
+    shares = [name for name, measure in measures.items() if measure.share]
     charts: dict[str, list[Any]] = {}
     if shares:
         names = "|".join(re.escape(measure) for measure in shares)

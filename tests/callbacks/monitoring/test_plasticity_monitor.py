@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from plasticity_lightning.callbacks import PlasticityMonitor
 from plasticity_lightning.callbacks.monitoring.plasticity_monitor import DEFAULT_MEASURES
 from plasticity_lightning.measures import MEASURES
+from plasticity_lightning.measures.activity import unit_sums
 from plasticity_lightning.runtime import ResumableDataLoader
 
 
@@ -159,6 +160,10 @@ class SaveAt(pl.Callback):
             trainer.save_checkpoint(self.path)
 
 
+def flat(memory) -> list[Tensor]:
+    return [memory] if isinstance(memory, Tensor) else [t for part in memory for t in flat(part)]
+
+
 def test_resume_is_exact(tmp_path):
     def run(*more: pl.Callback, ckpt: str | None = None):
         measures = [m for m in ALL if m != "ntk_rank"]
@@ -184,8 +189,15 @@ def test_resume_is_exact(tmp_path):
     one, two = monitor.state_dict(), after.state_dict()
     assert one["latest"].keys() == two["latest"].keys()
     assert one["history"]["steps"] == two["history"]["steps"]
-    for key in ("initial", "vectors"):
-        assert all(torch.equal(one[key][name], two[key][name]) for name in one[key])
+    assert one["initial"].keys() == two["initial"].keys() != set()
+    assert all(torch.equal(one["initial"][name], two["initial"][name]) for name in one["initial"])
+    kept, again = one["memories"], two["memories"]
+    assert kept.keys() == again.keys() == {"spectral_norm", "grad_direction"}
+    for measure, layers in kept.items():
+        assert layers.keys() == again[measure].keys() != set()
+        for name, (memory, _) in layers.items():
+            for a, b in zip(flat(memory), flat(again[measure][name][0]), strict=True):
+                assert torch.equal(a, b), (measure, name)
     torch.testing.assert_close(one["history"]["values"], two["history"]["values"], rtol=0, atol=0, equal_nan=True)
 
 
@@ -272,7 +284,7 @@ def test_a_shared_nonlinearity_is_several_layers_and_a_shared_network_accumulate
         "net.act": 8,
         "net.act.second": 3,
     }
-    assert int(monitor._collector.layers["net.act"].metrics["units"].samples) == 8
+    assert int(monitor._collector.layers["net.act"].metrics[unit_sums].gathered().samples) == 8
     # of each pair x, -x at least one side of a unit with a small bias is active
     assert float(run.callback_metrics["plasticity/ever_active/network"]) > 0.5
 
