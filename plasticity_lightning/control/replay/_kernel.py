@@ -105,4 +105,4 @@ def gather_frames(channels: int) -> Callable[..., None]:
                             pixel = np.uint8(0) if black else row[source, np.uint64(c)]
                             to[target, np.uint64(k * channels + c)] = table[pixel]
 
-    return gather  # type: ignore[no-any-return]
+    return gather
