@@ -35,7 +35,8 @@ Storage = Literal["memory", "memmap", "device"]
 Tail = Literal["full", "short"]
 
 _BLOCK = 1024  # slots taken out of the ring at a time
-_SEGMENTS = 16  # files that the content of a full ring lies in
+_SEGMENTS = 16  # files that the content of a full ring lies in, if they are not too small
+_SEGMENT_BYTES = 2**22
 
 
 @dataclass(frozen=True)
@@ -330,7 +331,7 @@ class FrameReplay:
             for e in range(ring.n)
             for low in range(int(first[e]), int(ring.count[e]), _BLOCK)
         )
-        per_segment = -(-ring.n * ring.length // _SEGMENTS)
+        per_segment = max(-(-ring.n * ring.length // _SEGMENTS), _SEGMENT_BYTES // ring.record.itemsize)
         segments = log.append(folder, self._segments, blocks, ring.n, per_segment)
         # a segment whose newest slots are overwritten holds nothing that this and later checkpoints need
         self._segments = [s for s in segments if (np.array(s["newest"]) >= ring.oldest).any()]
