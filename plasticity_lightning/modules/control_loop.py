@@ -161,6 +161,8 @@ class ControlLoop(LightningModule):
         self._collector, self._final_states = Collector(options.spec, seeds, options.mode), None
         self._stack = FrameStack(options.stack, options.padding)
         self._replay = self._make_replay()
+        if self.replay_options.checkpoint and self.trainer.checkpoint_callbacks:
+            self._replay.check_disk(self._own_content_folder())
         self._uniform = np.random.default_rng(self.seed_for("uniform actions"))
         self._returns = np.zeros(options.number)
         self._collected = 0  # steps that the replay has seen
@@ -342,7 +344,7 @@ class ControlLoop(LightningModule):
         """One episode with the agent's best actions, on an environment of its own."""
         options = self.environment_options
         if self._evaluator is None:
-            self._evaluator = Collector(options.spec, [self._evaluator_seed], options.mode)
+            self._evaluator = Collector(options.spec.for_evaluation(), [self._evaluator_seed], options.mode)
             self._evaluation_frames = self._evaluator.reset()
         stack = FrameStack(options.stack, options.padding)
         observation = stack.reset(self._evaluation_frames)
@@ -399,7 +401,8 @@ class ControlLoop(LightningModule):
 
     def _state(self) -> dict[str, Any]:
         # in the middle of a tick, after an exception, the environments are lost; what was learnt is not
-        states = None if self._in_tick or self._collector is None else self._collector.state()
+        resumable = self._collector is not None and self._collector.resumable and not self._in_tick
+        states = self._collector.state() if self._collector is not None and resumable else None
         return {
             "steps": self.steps,
             "updates": self.updates,
@@ -441,10 +444,13 @@ class ControlLoop(LightningModule):
             rank_zero_info("the checkpoint lacks environments or replay: new episodes begin, the resume is not exact")
             self._begin_episodes()
 
-    def _save_content(self) -> dict[str, Any]:
+    def _own_content_folder(self) -> Path:
         saver = next((c for c in self.trainer.callbacks if isinstance(c, AtomicCheckpoint)), None)
         beside = Path(saver.last_model_path).parent if saver is not None and saver.last_model_path else None
-        folder = self._content_folder(beside or Path(self.trainer.log_dir or self.trainer.default_root_dir))
+        return self._content_folder(beside or Path(self.trainer.log_dir or self.trainer.default_root_dir))
+
+    def _save_content(self) -> dict[str, Any]:
+        folder = self._own_content_folder()
         # what no checkpoint in place refers to any more: overwritten frames, and tails that a kill left behind
         self._replay.drop_unreferenced(folder, self._contents_of(folder.parents[1]))
         return {"folder": str(folder), **self._replay.append_to(folder)}
@@ -469,7 +475,7 @@ class ControlLoop(LightningModule):
 
     def teardown(self, stage: str) -> None:
         """End the environments; a checkpoint may be saved afterwards."""
-        if self._collector is not None and not self._in_tick:
+        if self._collector is not None and self._collector.resumable and not self._in_tick:
             self._final_states = self._collector.state()
         self._close()
         self._close_evaluator()

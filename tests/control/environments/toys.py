@@ -6,6 +6,8 @@ import sys
 import numpy as np
 
 from plasticity_lightning.control.environments import ContinuousActions, DiscreteActions, PixelEnvironment, Step
+from plasticity_lightning.control.environments.reach import ReachEnvironment
+from plasticity_lightning.errors import UserError
 
 
 class Counter(PixelEnvironment):
@@ -56,3 +58,12 @@ class HasTorch(Counter):
 
     def _step(self, action):
         return super()._step(action)._replace(reward=float("torch" in sys.modules))
+
+
+class Unsaved(ReachEnvironment):
+    """Its state cannot be saved, as that of most environments of Gymnasium."""
+
+    resumable = False
+
+    def _state(self):
+        raise UserError("reach cannot save its state")
