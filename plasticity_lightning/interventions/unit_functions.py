@@ -58,6 +58,9 @@ POOLED = frozenset(
     for n in (1, 2, 3)
     for suffix in ("", "_with_indices")
 ) | {"interpolate", "upsample", "pad"}
+GATHERED = frozenset(
+    ["index_select", "scatter_add", "scatter_add_", "scatter_reduce", "scatter_reduce_", "index_add", "index_add_"]
+)
 ATTENTION = frozenset(["scaled_dot_product_attention"])
 # they return floating-point tensors or numbers that say nothing of a unit's value
 HARMLESS = frozenset(

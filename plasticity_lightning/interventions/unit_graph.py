@@ -25,6 +25,7 @@ from plasticity_lightning.interventions.unit_functions import (
     ATTENTION,
     CASTS,
     ENTRYWISE,
+    GATHERED,
     HARMLESS,
     NONLINEAR,
     POOLED,
@@ -337,6 +338,8 @@ class UnitTracer(TorchFunctionMode):
             return [self._entrywise(name, before, shapes, others, out)]
         if not alone:
             return []
+        if name in GATHERED and len(outputs) == 1:
+            return [self._gathered(tag, shape, out, kwargs.get("dim", args[1] if len(args) > 1 else None))]
         if name in VIEWS or name == "__get__":
             return [] if others else viewed(tag, shape, run)
         if name in RESHAPED and len(outputs) == 1:
@@ -364,8 +367,9 @@ class UnitTracer(TorchFunctionMode):
         shape, tags = tuple(out.shape), [tag for _, tag in before]
         one = len({id(x) for x, _ in before}) == 1 and len(before) == 1
         if one:
-            # by a number; products also by a mask or a scale of any shape that broadcasts
-            keeps = shapes[0] == shape and (name in PRODUCTS or not others)
+            # by a number or a bias; products also by a mask or a scale of any shape that broadcasts
+            shifts = all(isinstance(x, nn.Parameter) and x.ndim <= 1 for x in others)
+            keeps = shapes[0] == shape and (name in PRODUCTS or shifts)
             return (self._activate(tags[0], out) if "pow" in name else tags[0]) if keeps else None
         if others:
             return None
@@ -462,6 +466,13 @@ class UnitTracer(TorchFunctionMode):
     def _averaged(self, tag: UnitTag, shape: tuple[int, ...], out: Tensor) -> UnitTag | None:
         """The tag of (weights over positions) @ (units by position)."""
         if len(shape) < 2 or (tag.strides[-2] and shape[-2] > 1) or out.ndim != len(shape):
+            return None
+        own = [d for d in range(len(shape)) if tag.strides[d]]
+        return tag if all(out.shape[d] == shape[d] for d in own) else None
+
+    def _gathered(self, tag: UnitTag, shape: tuple[int, ...], out: Tensor, dim: Any) -> UnitTag | None:
+        """The tag after positions (the nodes of a graph) were chosen or summed by their index along one dimension."""
+        if not isinstance(dim, int) or out.ndim != len(shape) or tag.strides[dim % len(shape)]:
             return None
         own = [d for d in range(len(shape)) if tag.strides[d]]
         return tag if all(out.shape[d] == shape[d] for d in own) else None

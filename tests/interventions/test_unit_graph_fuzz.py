@@ -103,6 +103,12 @@ SEQUENCE = [  # [B, N, U] -> [B, N', U] or [B, U]
     lambda x: F.dropout(x, p=0.0, training=True),
     lambda x: x.to(torch.float32, copy=True),
     lambda x: x.clone().detach().requires_grad_() * 1.0,
+    lambda x: x.index_select(1, torch.tensor([1, 0, 1])),
+    lambda x: torch.zeros_like(x).index_add(1, torch.arange(x.shape[1]), x),
+    lambda x: x.new_zeros(x.shape).scatter_add_(1, torch.zeros_like(x, dtype=torch.long), x),
+    lambda x: torch.scatter_reduce(torch.zeros_like(x), 1, torch.zeros_like(x, dtype=torch.long), x, "mean"),
+    lambda x: x.index_select(-1, torch.arange(x.shape[-1]).flip(0)),  # over units
+    lambda x: torch.zeros_like(x).scatter_add_(2, torch.zeros_like(x, dtype=torch.long), x),  # over units
 ]
 ENTRYWISE = [
     F.relu,
@@ -172,7 +178,7 @@ def test_every_way_from_channels_to_features_is_followed(index):
     assert graph["conv"].consumers == {"read": 1}
 
 
-@pytest.mark.parametrize("index", [*range(17), 18, 23, 30, 32, 33, 34, 35])
+@pytest.mark.parametrize("index", [*range(17), 18, 23, 30, 32, 33, 34, 35, 36, 37, 38, 39])
 def test_every_move_that_keeps_units_apart_is_followed(index):
     net = nn.ModuleDict({"a": nn.Linear(3, 6), "read": nn.Linear(6, 5)})
     graph = {}
