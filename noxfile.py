@@ -1,8 +1,8 @@
-"""Sessions of the project: demo, tests, lint, docs, bench.
+"""Sessions of the project: demo, tests, lint, docs, bench, strangers.
 
 Nox gives each session an environment of its own; with a torch of several gigabytes that is paid once per session.
 So the sessions here share one, `.nox/plasticity`, built with uv where it is present and with virtualenv elsewhere.
-`docs` has its own, small one.
+`docs` and `strangers` have their own.
 """
 
 import importlib.util
@@ -20,6 +20,18 @@ nox.options.sessions = ["lint", "tests"]
 ROOT = Path(__file__).parent
 SHARED = ROOT / ".nox" / "plasticity"
 PYTHON = SHARED / "bin" / "python"
+STRANGERS = (
+    "timm",
+    "transformers",
+    "torch_geometric",
+    "chemprop",
+    "pytorch-forecasting",
+    "scvi-tools",
+    "lightly",
+    "diffusers",
+    "snntorch",
+    "neuralforecast",
+)
 
 
 def find_uv() -> str | None:
@@ -74,6 +86,13 @@ def lint(session: nox.Session) -> None:
     session.run(str(PYTHON), "-m", "ruff", "check", ".", external=True)
     session.run(str(PYTHON), "-m", "ruff", "format", "--check", ".", external=True)
     session.run(str(PYTHON), "-m", "mypy", external=True)
+
+
+@nox.session
+def strangers(session: nox.Session) -> None:
+    """Every callback on networks of other packages: the table of docs/guides/works-with.md. Downloads a few gigabytes."""
+    session.install("-e", ".", *STRANGERS)
+    session.run("python", "tests/strangers/works_with.py", "--output", "docs/guides/works-with.md", *session.posargs)
 
 
 @nox.session
