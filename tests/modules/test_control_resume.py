@@ -168,11 +168,12 @@ def test_environments_without_a_state_resume_with_new_episodes(tmp_path: Path) -
     def model() -> VisualControl:
         return agent({"name": "tests.control.environments.toys:Unsaved"}, loop={"ticks_per_epoch": 20})
 
-    trainer = fit(model())
+    trainer = fit(model(), default_root_dir=tmp_path)
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     again = model()
     fit_again = pl.Trainer(max_epochs=2, logger=False, enable_checkpointing=False, enable_progress_bar=False,
-                           enable_model_summary=False, accelerator="cpu", limit_val_batches=0)  # fmt: skip
+                           enable_model_summary=False, accelerator="cpu", limit_val_batches=0,
+                           default_root_dir=tmp_path)  # fmt: skip
     fit_again.fit(again, ckpt_path=tmp_path / "a.ckpt")
     assert again.progress()["step"] == 40
     assert again.progress()["update"] == 28  # the replay was kept
