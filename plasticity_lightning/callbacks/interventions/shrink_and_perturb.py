@@ -36,15 +36,19 @@ class ShrinkAndPerturb(TriggeredIntervention):
         hysteresis: see `Trigger`.
         refractory: see `Trigger`.
         seed: of the new weights and the noise.
+        alpha_by: logged measure m that says how much to perturb: the share that stays is 1 - alpha_rate * m, held within
+            [alpha_min, alpha]. With `plasticity/dormant/network` this is DrM's perturbation; without a value, alpha.
+        alpha_rate: factor of that measure, at least 0.
+        alpha_min: smallest share with `alpha_by`, in [0, alpha].
 
     Logs:
-        `intervention/shrink_and_perturb/parameters` (weights shrunk), `.../reset` (weights reset), `.../events`.
+        `intervention/shrink_and_perturb/parameters` (weights shrunk), `.../reset` (weights reset), `.../alpha`, `.../events`.
 
     Raises:
         ValueError: if an argument is out of range.
         MisconfigurationException: at setup, see `Reset`.
 
-    Sources: Ash & Adams 2020; D'Oro et al. 2023.
+    Sources: Ash & Adams 2020; D'Oro et al. 2023; Xu et al. 2024 (DrM: alpha by the share of dormant units).
     """
 
     name = "shrink_and_perturb"
@@ -64,13 +68,19 @@ class ShrinkAndPerturb(TriggeredIntervention):
         hysteresis: float = 0.0,
         refractory: int = 0,
         seed: int = 0,
+        alpha_by: str | None = None,
+        alpha_rate: float = 2.0,
+        alpha_min: float = 0.2,
     ) -> None:
         super().__init__(every, at, trigger, unit, hysteresis, refractory, seed)
         if not 0 <= alpha <= 1:
             raise ValueError(f"alpha={alpha} must be in [0, 1]: the share of the old weights that stays")
         if noise_std is not None and noise_std < 0:
             raise ValueError(f"noise_std={noise_std} must not be negative")
+        if alpha_by is not None and not (alpha_rate >= 0 and 0 <= alpha_min <= alpha):
+            raise ValueError(f"alpha_rate={alpha_rate} must not be negative, alpha_min={alpha_min} be in [0, alpha={alpha}]")
         check_moments(moments)
+        self.alpha_by, self.alpha_rate, self.alpha_min = alpha_by, alpha_rate, alpha_min
         self.alpha, self.noise_std, self.modules, self.heads = alpha, noise_std, modules, heads or []
         self.moments, self.init = moments, init
         self._key |= {"modules": modules, "heads": self.heads}
@@ -86,14 +96,15 @@ class ShrinkAndPerturb(TriggeredIntervention):
     def act(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Shrink and perturb, and reset the heads."""
         body, heads = self._layers(pl_module)
+        alpha = self._share_that_stays(trainer)
         changed: list[Tensor] = []
         for name, layer in body.items():
             done = {id(tensor) for tensor in changed}  # a tied tensor is shrunk once
             if self.noise_std is None:
                 init = initialiser_of(pl_module, name, self.init)
-                changed += mix_in_fresh(layer, self.seed_for(name), self.alpha, init, done)
+                changed += mix_in_fresh(layer, self.seed_for(name), alpha, init, done)
             else:
-                changed += shrink_and_add_noise(layer, self.seed_for(name), self.alpha, self.noise_std, done)
+                changed += shrink_and_add_noise(layer, self.seed_for(name), alpha, self.noise_std, done)
         shrunk = sum(tensor.numel() for tensor in changed if isinstance(tensor, nn.Parameter))
         for name, layer in heads.items():
             changed += mix_in_fresh(layer, self.seed_for(name), 0.0, initialiser_of(pl_module, name, self.init))
@@ -102,7 +113,13 @@ class ShrinkAndPerturb(TriggeredIntervention):
         if self.moments == "zero":
             for parameter in parameters:
                 forget_moments(optimizers_of(trainer), parameter)
-        return {"parameters": shrunk, "reset": sum(p.numel() for p in parameters) - shrunk}
+        return {"parameters": shrunk, "reset": sum(p.numel() for p in parameters) - shrunk, "alpha": alpha}
+
+    def _share_that_stays(self, trainer: Trainer) -> float:
+        if self.alpha_by is None or self.alpha_by not in trainer.callback_metrics:
+            return self.alpha
+        measure = trainer.strategy.broadcast(float(trainer.callback_metrics[self.alpha_by]))
+        return min(max(1 - self.alpha_rate * measure, self.alpha_min), self.alpha)
 
     def covers(self, trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str, str]]:
         """The layers that are shrunk, those that are reset, and what cannot be drawn anew."""

@@ -79,6 +79,17 @@ def test_shrink_and_add_noise():
     assert torch.equal(module.head.weight, old["head.weight"])
 
 
+@pytest.mark.parametrize(("rate", "alpha"), [(0.0, 0.9), (1e9, 0.3), (2.0, None)])
+def test_the_share_that_stays_by_a_measure(rate, alpha):
+    # DrM: 1 - rate * measure, held within [0.3, 0.9]; the measure here is the loss
+    callback = ShrinkAndPerturb(0.9, at=[4], seed=7, alpha_by="train/loss", alpha_rate=rate, alpha_min=0.3)
+    trainer = fit(Regression(), [callback], steps=4)
+    expected = min(max(1 - rate * float(trainer.callback_metrics["train/loss"]), 0.3), 0.9) if alpha is None else alpha
+    assert float(trainer.callback_metrics["intervention/shrink_and_perturb/alpha"]) == pytest.approx(expected)
+    with pytest.raises(ValueError, match="alpha_min=1 be in"):
+        ShrinkAndPerturb(0.9, every=1, alpha_by="train/loss", alpha_min=1)
+
+
 def test_an_event_by_measure():
     trainer = fit(Regression(), [callback := Reset(last=1, trigger="train/loss < 1e9")], steps=4)
     assert callback.events == 1
