@@ -107,12 +107,13 @@ class TwinCritic(nn.Module):
 
 def orthogonal_init(module: nn.Module) -> None:
     """Orthogonal weights, gain 1 for Linear and sqrt(2) for convolutions, biases 0; for `module.apply`."""
-    if isinstance(module, nn.Linear):
-        nn.init.orthogonal_(module.weight)
-    elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-        nn.init.orthogonal_(module.weight, nn.init.calculate_gain("relu"))
-    else:
+    if not isinstance(module, nn.Linear | nn.Conv2d | nn.ConvTranspose2d):
         return
+    gain = 1.0 if isinstance(module, nn.Linear) else nn.init.calculate_gain("relu")
+    # torch's initialiser does not take weights in channels_last memory
+    plain = torch.empty_like(module.weight, memory_format=torch.contiguous_format)
+    with torch.no_grad():
+        module.weight.copy_(nn.init.orthogonal_(plain, gain))
     if module.bias is not None:
         nn.init.zeros_(module.bias)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from plasticity_lightning.cli import main
 from plasticity_lightning.cli.recipes import list_recipes
+from plasticity_lightning.control.environments.dm_control_suite import suite_tasks
 
 FAMILY = [name for name in list_recipes() if name.startswith("visual_control/")]
 RECIPES = [name for name in FAMILY if "overlays" not in name]
@@ -49,3 +53,53 @@ def test_quickstart_trains_plays_and_leaves_a_video(tmp_path: Path, capsys: pyte
     assert main(["test", *arguments]) == 0
     assert "test/return" in capsys.readouterr().out
     assert main(["predict", *arguments]) == 0
+
+
+# a recipe's overlays are tried on the quickstart, those of discrete control on the Atari recipe
+ON_ATARI = {"visual_control/overlays/adaptive_atari"}
+
+
+@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if name not in ON_ATARI])
+def test_overlay_merges_and_trains(overlay: str, tmp_path: Path) -> None:
+    assert fit(tmp_path, "visual_control/quickstart", overlay, **TINY, **REACH) == 0
+    assert (tmp_path / "version_0" / "checkpoints" / "last.ckpt").is_file()
+
+
+@pytest.mark.parametrize("recipe", ["visual_control/drqv2", "visual_control/cartpole_swingup_small"])
+def test_recipe_trains_on_the_small_task(recipe: str, tmp_path: Path) -> None:
+    assert fit(tmp_path, recipe, **TINY, **REACH) == 0
+
+
+def merge(into: dict[str, Any], other: dict[str, Any]) -> None:
+    """What a second `--config` does to the first one's values."""
+    for key, value in other.items():
+        if isinstance(value, dict) and isinstance(into.get(key), dict):
+            merge(into[key], value)
+        else:
+            into[key] = value
+
+
+TASKS = [name for name in RECIPES if "/tasks/" in name]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_task_names_a_task_of_the_suite_and_the_published_settings(task: str) -> None:
+    published = {
+        "walker_run": (3001, 1, 512, 1e-4, 50, "500000"),
+        "quadruped_run": (3001, 3, 256, 1e-4, 50, "500000"),
+        "cartpole_swingup": (1001, 3, 256, 1e-4, 50, "100000"),
+        "humanoid_run": (30100, 3, 256, 8e-5, 100, "2000000"),
+    }
+    config: dict[str, Any] = {}
+    for name in ("visual_control/drqv2", task):
+        merge(config, yaml.safe_load(list_recipes()[name][0].read_text()))
+    model = config["model"]["init_args"]
+    assert model["environment"]["name"] in suite_tasks()
+    name = task.rpartition("/")[2]
+    settings = (
+        config["trainer"]["max_epochs"], model["replay"]["n_step"], model["replay"]["batch_size"],
+        model["optimizer"]["init_args"]["lr"], model["trunk"], re.search(r"(\d+)\)$", model["stddev"])[1],
+    )  # fmt: skip
+    assert settings == published.get(name, settings)
+    assert (settings[1], settings[2]) == ((1, 512) if name.startswith("walker_") else (3, 256))
+    assert model["replay"]["capacity"] == (100_000 if name == "quadruped_run" else 1_000_000)

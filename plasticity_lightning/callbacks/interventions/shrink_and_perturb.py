@@ -78,7 +78,9 @@ class ShrinkAndPerturb(TriggeredIntervention):
         if noise_std is not None and noise_std < 0:
             raise ValueError(f"noise_std={noise_std} must not be negative")
         if alpha_by is not None and not (alpha_rate >= 0 and 0 <= alpha_min <= alpha):
-            raise ValueError(f"alpha_rate={alpha_rate} must not be negative, alpha_min={alpha_min} be in [0, alpha={alpha}]")
+            raise ValueError(
+                f"alpha_rate={alpha_rate} must not be negative, alpha_min={alpha_min} be in [0, alpha={alpha}]"
+            )
         check_moments(moments)
         self.alpha_by, self.alpha_rate, self.alpha_min = alpha_by, alpha_rate, alpha_min
         self.alpha, self.noise_std, self.modules, self.heads = alpha, noise_std, modules, heads or []
