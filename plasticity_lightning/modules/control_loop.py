@@ -32,6 +32,7 @@ from plasticity_lightning.interventions.initialise import derive_seed
 from plasticity_lightning.modules.control_options import EnvironmentOptions, LoopOptions, ReplayOptions
 from plasticity_lightning.runtime.checkpoint import AtomicCheckpoint
 from plasticity_lightning.runtime.clock import logging_due
+from plasticity_lightning.runtime.hyperparameters import from_hyperparameter
 from plasticity_lightning.runtime.ticks import TickLoader
 
 __all__ = ["ControlLoop", "Episode"]
@@ -50,7 +51,7 @@ class ControlLoop(LightningModule):
     """Environments, replay and replay ratio around an agent; subclasses implement `act` and `update`.
 
     Args:
-        environment: which environments.
+        environment: which environments; each of the three may be a dict of its fields, as a checkpoint holds it.
         replay: what is kept of them.
         loop: when to explore, learn and evaluate.
 
@@ -74,6 +75,8 @@ class ControlLoop(LightningModule):
     def __init__(self, environment: EnvironmentOptions, replay: ReplayOptions, loop: LoopOptions) -> None:
         super().__init__()
         self.automatic_optimization = False
+        environment = from_hyperparameter(EnvironmentOptions, environment)
+        replay, loop = from_hyperparameter(ReplayOptions, replay), from_hyperparameter(LoopOptions, loop)
         self.environment_options, self.replay_options, self.loop_options = environment, replay, loop
         probe = environment.spec.make(loop.seed)
         self.actions: Actions = probe.actions

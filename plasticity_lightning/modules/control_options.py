@@ -9,8 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
-
 from plasticity_lightning.control.environments.collector import EnvironmentSpec, Mode
 from plasticity_lightning.control.environments.frame_stack import Padding
 from plasticity_lightning.control.replay.draw import Order
@@ -128,10 +126,6 @@ class LoopOptions:
             evaluation_episodes=self.evaluation_episodes,
             ticks_per_epoch=self.ticks_per_epoch,
         )
-
-
-# hyperparameters are part of checkpoints, which are read with weights_only=True
-torch.serialization.add_safe_globals([EnvironmentOptions, ReplayOptions, LoopOptions])
 
 
 def _at_least(least: int, **numbers: int) -> None:

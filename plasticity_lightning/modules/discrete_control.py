@@ -27,6 +27,7 @@ from plasticity_lightning.errors import UserError
 from plasticity_lightning.modules.control_loop import ControlLoop
 from plasticity_lightning.modules.control_options import EnvironmentOptions, LoopOptions, ReplayOptions
 from plasticity_lightning.networks.pixel_value import DuelingValueNetwork
+from plasticity_lightning.runtime.hyperparameters import save_plain_hyperparameters
 
 __all__ = ["DiscreteControl"]
 
@@ -71,14 +72,16 @@ class DiscreteControl(ControlLoop):
     ) -> None:
         super().__init__(environment, replay, loop)
         if not isinstance(self.actions, DiscreteActions):
-            raise UserError(f"environment {environment.name!r} has continuous actions; train it with VisualControl")
+            raise UserError(
+                f"environment {self.environment_options.name!r} has continuous actions; train it with VisualControl"
+            )
         if not (0 < tau <= 1 and 0 <= evaluation_epsilon <= 1 and intensity >= 0):
             raise ValueError(
                 f"tau={tau} must lie in (0, 1], evaluation_epsilon={evaluation_epsilon} in [0, 1], and "
                 f"intensity={intensity} must not be negative"
             )
         # factories are functions, which checkpoints read with weights_only=True cannot hold
-        self.save_hyperparameters(ignore=["optimizer"])
+        save_plain_hyperparameters(self, ignore=["optimizer"])
         self.network = DuelingValueNetwork(self.observation_shape, self.actions.n, width, hidden)
         self.network.to(memory_format=torch.channels_last)
         self.target = copy.deepcopy(self.network).requires_grad_(False)

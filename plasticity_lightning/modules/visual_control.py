@@ -33,6 +33,7 @@ from plasticity_lightning.errors import UserError
 from plasticity_lightning.modules.control_loop import ControlLoop
 from plasticity_lightning.modules.control_options import EnvironmentOptions, LoopOptions, ReplayOptions
 from plasticity_lightning.networks.pixel_actor_critic import PixelActor, PixelEncoder, TwinCritic
+from plasticity_lightning.runtime.hyperparameters import save_plain_hyperparameters
 from plasticity_lightning.runtime.overlap import uncounted
 
 __all__ = ["VisualControl"]
@@ -87,15 +88,16 @@ class VisualControl(ControlLoop):
     ) -> None:
         super().__init__(environment, replay, loop)
         if not isinstance(self.actions, ContinuousActions):
-            raise UserError(f"environment {environment.name!r} has discrete actions; train it with DiscreteControl")
+            raise UserError(
+                f"environment {self.environment_options.name!r} has discrete actions; train it with DiscreteControl"
+            )
         if not 0 < tau <= 1:
             raise ValueError(f"tau={tau} must lie in (0, 1]")
         if noise_clip <= 0 or (gradient_clip is not None and gradient_clip <= 0):
             raise ValueError(f"noise_clip={noise_clip} and gradient_clip={gradient_clip} must be positive")
         # factories are functions, which checkpoints read with weights_only=True cannot hold
-        self.save_hyperparameters(
-            ignore=["optimizer", "encoder_optimizer", "actor_optimizer", "critic_optimizer", "encoder_from"]
-        )
+        ignored = ["optimizer", "encoder_optimizer", "actor_optimizer", "critic_optimizer", "encoder_from"]
+        save_plain_hyperparameters(self, ignore=ignored)
         self.encoder = PixelEncoder(self.observation_shape, channels)
         self.actor = PixelActor(self.encoder.features, self.actions.dim, trunk, hidden)
         self.critic = TwinCritic(self.encoder.features, self.actions.dim, trunk, hidden)

@@ -177,3 +177,12 @@ def test_environments_without_a_state_resume_with_new_episodes(tmp_path: Path) -
     fit_again.fit(again, ckpt_path=tmp_path / "a.ckpt")
     assert again.progress()["step"] == 40
     assert again.progress()["update"] == 28  # the replay was kept
+
+
+def test_a_checkpoint_alone_rebuilds_the_agent(tmp_path: Path) -> None:
+    run(tmp_path, cut=Cut(25, "step"))
+    model = VisualControl.load_from_checkpoint(tmp_path / "last.ckpt")
+    assert model.replay_options.capacity == 45
+    assert model.loop_options.replay_ratio == 0.7
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items())
