@@ -65,6 +65,17 @@ def test_overlay_merges_and_trains(overlay: str, tmp_path: Path) -> None:
     assert (tmp_path / "version_0" / "checkpoints" / "last.ckpt").is_file()
 
 
+@pytest.mark.parametrize("overlay", [None, "visual_control/overlays/rr_05", *sorted(ON_ATARI)])
+def test_atari_trains_static_and_adaptive(overlay: str | None, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    pytest.importorskip("ale_py", reason="the games come with the extra atari")
+    configs = ["visual_control/atari100k", *([overlay] if overlay else [])]
+    small = {"width": 0.0625, "hidden": 8, "environment.mode": "inline", "replay.n_step": 2}
+    # a game of 12 steps
+    small |= {"environment.options": '{"episode_steps": 12}'}
+    assert fit(tmp_path, *configs, **{**TINY, **small}) == 0
+    assert "test/return" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("recipe", ["visual_control/drqv2", "visual_control/cartpole_swingup_small"])
 def test_recipe_trains_on_the_small_task(recipe: str, tmp_path: Path) -> None:
     assert fit(tmp_path, recipe, **TINY, **REACH) == 0

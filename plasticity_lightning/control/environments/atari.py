@@ -57,7 +57,7 @@ class AtariEnvironment(PixelEnvironment):
         ale, rom = _ale(), rom_name(game)
         ale.ALEInterface.setLoggerMode(ale.LoggerMode.Error)
         self._ale = ale.ALEInterface()
-        self._ale.setInt("random_seed", seed)
+        self._ale.setInt("random_seed", seed % 2**31)  # the emulator takes 31 bits
         self._ale.setFloat("repeat_action_probability", sticky)
         self._ale.loadROM(ale.roms.get_rom_path(rom))
         self._moves = self._ale.getMinimalActionSet()

@@ -66,7 +66,7 @@ class DmControlEnvironment(PixelEnvironment):
         if size < 1 or action_repeat < 1:
             raise ValueError(f"size={size} and action_repeat={action_repeat} must be positive")
         domain, task_name = suite_tasks()[task]
-        self._environment = import_suite().load(domain, task_name, task_kwargs={"random": seed})
+        self._environment = import_suite().load(domain, task_name, task_kwargs={"random": seed % 2**32})
         spec = self._environment.action_spec()
         self._low, self._high = spec.minimum.astype(np.float64), spec.maximum.astype(np.float64)
         if max(np.abs(self._low).max(), np.abs(self._high).max()) >= _UNBOUNDED:

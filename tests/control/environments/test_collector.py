@@ -178,3 +178,12 @@ def test_scenes_are_the_environments_own_in_both_modes():
             inline.render(8, 8)
     finally:
         inline.close(), process.close()
+
+
+@pytest.mark.parametrize("name", ["reach", "cartpole_balance", "atari/pong"])
+def test_any_seed_that_is_not_negative_will_do(name):
+    if name.startswith("atari"):
+        pytest.importorskip("ale_py", reason="the games come with the extra atari")
+    # the loop derives 63 bits; some simulators take 31 or 32
+    for seed in (0, 2**32, 2**63 - 1):
+        EnvironmentSpec(name).make(seed).close()
