@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
@@ -55,8 +56,12 @@ def make_environment(name: str, seed: int = 0, **options: Any) -> PixelEnvironme
             )
         factory = partial(DmControlEnvironment, name)
     try:
+        inspect.signature(factory).bind(seed=seed, **options)  # so that a fault inside it keeps its traceback
+    except TypeError as error:
+        raise UserError(f"environment {name!r} does not take options {options}: {error}") from error
+    try:
         return factory(seed=seed, **options)
-    except (TypeError, ValueError) as error:
+    except ValueError as error:
         raise UserError(f"environment {name!r} with options {options}: {error}") from error
 
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from plasticity_lightning.control.replay.ring import FrameRing
 
-__all__ = ["PIXEL_TYPES", "PixelReader", "PixelType", "normalise"]
+__all__ = ["PIXEL_TYPES", "PixelReader", "PixelType", "normalise", "to_device"]
 
 PixelType = Literal["uint8", "float32", "bfloat16"]
 
@@ -25,6 +25,12 @@ PIXEL_TYPES = {"uint8": torch.uint8, "float32": torch.float32, "bfloat16": torch
 def normalise(pixels: Tensor, dtype: PixelType) -> Tensor:
     """uint8 pixels as x/255 - 0.5, computed in float32; "uint8" leaves them as they are."""
     return pixels if dtype == "uint8" else (pixels.float() / 255 - 0.5).to(PIXEL_TYPES[dtype])
+
+
+def to_device(array: np.ndarray, device: torch.device) -> Tensor:
+    """`array` as a tensor there; a GPU fetches it while the program goes on."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class PixelReader:
@@ -79,12 +85,12 @@ class PixelReader:
         begin = ring.start[stream, slot % ring.length]
         wanted = slot[:, None] - np.arange(ring.stack - 1, -1, -1)
         place = np.maximum(wanted, begin[:, None]) % ring.length
-        e, i, dy, dx = (torch.from_numpy(index).to(device) for index in (stream, place, shift[:, 0], shift[:, 1]))
+        e, i, dy, dx = (to_device(index, device) for index in (stream, place, shift[:, 0], shift[:, 1]))
         rows = (torch.arange(h, device=device) + dy[:, None] - self.pad).clamp(0, h - 1)
         columns = (torch.arange(w, device=device) + dx[:, None] - self.pad).clamp(0, w - 1)
         # [B, H, W, S, C], so that the flattened channels lie together
         pixels = frames[e[:, None, None, None], i[:, None, None, :], rows[:, :, None, None], columns[:, None, :, None]]
         if self.zero:
-            black = torch.from_numpy(wanted < begin[:, None]).to(device)
+            black = to_device(wanted < begin[:, None], device)
             pixels = pixels.masked_fill(black[:, None, None, :, None], 0)
         return normalise(pixels.reshape(len(slot), h, w, ring.stack * c), self.dtype).permute(0, 3, 1, 2)

@@ -25,7 +25,7 @@ from plasticity_lightning.control.environments.steps import Steps
 from plasticity_lightning.control.replay import log
 from plasticity_lightning.control.replay.draw import ORDERS, Order
 from plasticity_lightning.control.replay.limits import check_disk
-from plasticity_lightning.control.replay.pixels import PIXEL_TYPES, PixelReader, PixelType
+from plasticity_lightning.control.replay.pixels import PIXEL_TYPES, PixelReader, PixelType, to_device
 from plasticity_lightning.control.replay.ring import FrameRing
 from plasticity_lightning.errors import UserError
 
@@ -287,9 +287,9 @@ class FrameReplay:
         action = ring.action[draw.stream, (draw.slot + 1) % ring.length]
         return Batch(
             self._reader.read(draw.stream, draw.slot, draw.shift[0]),
-            torch.from_numpy(action).to(self.device),
-            torch.from_numpy(reward).to(self.device),
-            torch.from_numpy(discount).to(self.device),
+            to_device(action, self.device),
+            to_device(reward, self.device),
+            to_device(discount, self.device),
             self._reader.read(draw.stream, following, draw.shift[1]),
         )
 

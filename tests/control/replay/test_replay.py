@@ -118,6 +118,19 @@ def test_batches_are_the_same_whatever_the_storage_and_the_number_of_threads():
         assert all(torch.equal(getattr(batches[0], k), getattr(other, k)) for k in vars(other))
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("padding", ["repeat", "zero"])
+@pytest.mark.parametrize("dtype", ["uint8", "float32", "bfloat16"])
+def test_batches_from_the_memory_of_a_gpu_are_those_from_main_memory(dtype, padding):
+    host, _ = filled(60, n=2, dtype=dtype, padding=padding)
+    gpu, _ = filled(60, n=2, dtype=dtype, padding=padding, storage="device", device="cuda")
+    ours, theirs = gpu.sample(32), host.sample(32)
+    for name in vars(theirs):
+        assert getattr(ours, name).is_cuda
+        torch.testing.assert_close(getattr(ours, name).cpu(), getattr(theirs, name), rtol=0, atol=1e-6)
+
+
 @pytest.mark.parametrize("order", ["transition", "episode"])
 @pytest.mark.parametrize("capacity", [18, 400])  # few of many slots begin a transition; many do
 def test_drawing_is_uniform_over_what_the_order_says(order, capacity):
