@@ -17,8 +17,10 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from plasticity_lightning.protocols import HasModulator
+from plasticity_lightning.protocols import CoverageRow, HasModulator
 from plasticity_lightning.runtime.clock import logging_due
+from plasticity_lightning.runtime.coverage import announce_coverage
+from plasticity_lightning.runtime.updates import begins_anew
 from plasticity_lightning.runtime.weight_gate import changing_weights
 from plasticity_lightning.spiking.astrocyte import Astrocyte, astrocyte_step
 
@@ -35,16 +37,19 @@ class AstrocyteFeedback(Callback):
         density: fraction of neurons and of inputs sensed, in (0, 1].
         seed: of the random choice of sensed neurons.
         target: dotted path, from the LightningModule, of the number to set, e.g. `learner.lr_minus`. None looks for a `modulator` slot.
-        liquid: with `target`: glob pattern of the modules whose outputs are the liquid's spikes.
+        liquid: with `target`: glob pattern of the modules whose outputs are the liquid's spikes; of nested ones the outermost.
         inputs: with `target`: glob pattern of the modules whose outputs are the input's spikes.
-        time_first: with `target`: the outputs are [T, B, ...] (SpikingJelly's step mode m); otherwise each call is one step [B, ...].
+        time_first: with `target`: the outputs are [T, B, ...]; False: each call is one step [B, ...]. None goes by the step mode of the
+            module or of the nodes in it (SpikingJelly: m or s), without one each call is a step. Of several outputs (snnTorch's spikes and
+            membrane potentials) the first tensor counts.
 
     Logs:
         `astrocyte/depression_rate`, the mean of A over the batch.
 
     Raises:
         ValueError: if a parameter is outside its range or only some of target, liquid and inputs are given.
-        MisconfigurationException: at setup, if the module has no `modulator` slot or a name matches nothing.
+        MisconfigurationException: at setup, if the module has no `modulator` slot, a name matches nothing, or `time_first` contradicts
+            the step mode of a module that it is for.
     """
 
     def __init__(
@@ -57,7 +62,7 @@ class AstrocyteFeedback(Callback):
         target: str | None = None,
         liquid: str | None = None,
         inputs: str | None = None,
-        time_first: bool = False,
+        time_first: bool | None = None,
     ) -> None:
         given = [value is not None for value in (target, liquid, inputs)]
         if any(given) and not all(given):
@@ -70,7 +75,12 @@ class AstrocyteFeedback(Callback):
             )
         self.astrocyte = Astrocyte(weight, bias, tau, density, seed)
         self.target, self.liquid, self.inputs, self.time_first = target, liquid, inputs, time_first
-        self.state = torch.tensor(float(bias), dtype=torch.float64)
+        self.state = self._at_rest()
+        self._restored = False
+        self._sensed: dict[str, dict[str, bool]] = {
+            "liquid": {},
+            "inputs": {},
+        }  # kind -> module -> whether its outputs are time first
         self._counts: dict[str, dict[str, list[Tensor]]] = {"liquid": {}, "inputs": {}}
         self._handles: list[RemovableHandle] = []
 
@@ -81,6 +91,8 @@ class AstrocyteFeedback(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Couple the astrocyte to the module, at every stage: a plastic liquid is modulated while it is tested, too."""
+        if stage == "fit":
+            announce_coverage(trainer)
         if self.target is None:
             if not isinstance(pl_module, HasModulator):
                 raise MisconfigurationException(
@@ -100,10 +112,16 @@ class AstrocyteFeedback(Callback):
             if not found:
                 names = [n for n, _ in pl_module.named_modules() if n][:20]
                 raise MisconfigurationException(f"{kind}={pattern!r} matches no module; the modules are {names}")
+            # of modules that contain each other the outermost counts: its outputs are the inner one's spikes again
+            found = {n: m for n, m in found.items() if not any(n.startswith(f"{outer}.") for outer in found)}
+            self._sensed[kind] = {n: self._time_first(n, m) for n, m in found.items()}
             self._handles += [m.register_forward_hook(self._counter(kind, n)) for n, m in found.items()]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Hand the restored state to the module."""
+        """Hand the state to the module: the restored one, or in a fit that begins anew A at rest."""
+        if begins_anew(trainer) and not self._restored:
+            self.state = self._at_rest()
+        self._restored = False
         self._write_target(pl_module)
 
     def on_train_batch_start(
@@ -130,7 +148,19 @@ class AstrocyteFeedback(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Restore A."""
-        self.state = state_dict["state"].clone()
+        self.state, self._restored = state_dict["state"].clone(), True
+
+    def coverage(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[CoverageRow]:
+        """What it senses and what it sets."""
+        if self.target is None:
+            how = f"at every step of the module's own simulation, density {self.astrocyte.density:g}"
+            return [CoverageRow("AstrocyteFeedback", "modulator", "modulated", how)]
+        rows = [
+            CoverageRow("AstrocyteFeedback", name, f"sensed: {kind}", "time first" if time_first else "a step a call")
+            for kind, modules in self._sensed.items()
+            for name, time_first in modules.items()
+        ]
+        return [*rows, CoverageRow("AstrocyteFeedback", self.target, "set", "after each batch")]
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Remove the hooks."""
@@ -140,12 +170,34 @@ class AstrocyteFeedback(Callback):
         """Remove the hooks: Lightning calls no teardown after an exception."""
         self._remove_hooks()
 
+    def _at_rest(self) -> Tensor:
+        return torch.tensor(float(self.astrocyte.bias), dtype=torch.float64)
+
+    def _time_first(self, name: str, module: nn.Module) -> bool:
+        modes = {getattr(part, "step_mode", None) for part in module.modules()} - {None}
+        if self.time_first is None:
+            return "m" in modes
+        if modes and self.time_first != ("m" in modes):
+            raise MisconfigurationException(
+                f"time_first={self.time_first} contradicts {name!r}, whose step mode is {', '.join(sorted(map(str, modes)))}; leave it out"
+            )
+        return self.time_first
+
     def _counter(self, kind: str, name: str) -> Any:
-        def count(module: nn.Module, args: Any, output: Tensor) -> None:
+        time_first = self._sensed[kind][name]
+
+        def count(module: nn.Module, args: Any, output: Any) -> None:
             with torch.no_grad():
-                spikes = output.detach() if self.time_first else output.detach()[None]
+                spikes = _first_tensor(output)
+                if spikes is None or spikes.ndim < 1 + time_first or not spikes.numel():
+                    raise MisconfigurationException(
+                        f"{kind}: {name!r} returns {type(output).__name__ if spikes is None else tuple(spikes.shape)}; AstrocyteFeedback "
+                        f"needs spikes {'[T, B, ...]' if time_first else '[B, ...]'} as its first tensor"
+                    )
+                spikes = spikes.detach() if time_first else spikes.detach()[None]
                 # spikes per step and sample: mean over the batch, sum over neurons
-                self._counts[kind].setdefault(name, []).append(spikes.flatten(2).sum(2).double().mean(1))
+                per_sample = spikes.reshape(*spikes.shape[:2], -1).sum(2)
+                self._counts[kind].setdefault(name, []).append(per_sample.double().mean(1))
 
         return count
 
@@ -179,6 +231,13 @@ class AstrocyteFeedback(Callback):
         for handle in self._handles:
             handle.remove()
         self._handles = []
+
+
+def _first_tensor(output: Any) -> Tensor | None:
+    if isinstance(output, Tensor):
+        return output
+    parts = output if isinstance(output, tuple | list) else ()
+    return next((t for part in parts if (t := _first_tensor(part)) is not None), None)
 
 
 def _resolve(root: nn.Module, path: str) -> tuple[Any, str]:

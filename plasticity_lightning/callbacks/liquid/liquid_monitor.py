@@ -17,6 +17,7 @@ from torch import Tensor
 
 from plasticity_lightning.measures.spiking import branching_factor, silent, synchrony
 from plasticity_lightning.protocols import HasLiquid
+from plasticity_lightning.runtime.coverage import announce_coverage
 from plasticity_lightning.runtime.lightning_classes import is_lightning
 from plasticity_lightning.spiking.encoding import SpikeTrains
 from plasticity_lightning.spiking.liquid.contract import LiquidActivity
@@ -58,6 +59,8 @@ class LiquidMonitor(Callback):
 
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Refuse a module without a liquid."""
+        if stage == "fit":
+            announce_coverage(trainer)
         if not isinstance(pl_module, HasLiquid):
             raise MisconfigurationException(
                 f"LiquidMonitor needs a module with `liquid`, `weight` and `record(batch)`; {type(pl_module).__name__} lacks some of them"

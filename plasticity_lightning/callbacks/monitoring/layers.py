@@ -161,10 +161,17 @@ def find_parameter_layers(root: nn.Module) -> list[ParameterLayer]:
     return found
 
 
-def find_groups(root: nn.Module, given: Mapping[str, str | Sequence[str]] | None) -> dict[str, str | Sequence[str]]:
+def find_groups(
+    root: nn.Module, given: Mapping[str, str | Sequence[str]] | None, activations: Sequence[str] | None = None
+) -> dict[str, str | Sequence[str]]:
     """Patterns of each group: those given, those of the protocol, or one group for each child with something to measure.
 
     The group `network` of everything is added unless it is defined.
+
+    Args:
+        root: the LightningModule.
+        given: group name -> pattern or patterns.
+        activations: patterns of the modules that count as activations, see `find_nonlinearities`.
 
     Raises:
         MisconfigurationException: if a pattern matches no module, or the module offers groups that it does not own.
@@ -179,7 +186,8 @@ def find_groups(root: nn.Module, given: Mapping[str, str | Sequence[str]] | None
     elif isinstance(root, HasPlasticityGroups):
         groups = _offered_groups(root)
     else:
-        measured = {layer.name for layer in find_nonlinearities(root)} | {p.name for p in find_parameter_layers(root)}
+        measured = {layer.name for layer in find_nonlinearities(root, activations)}
+        measured |= {layer.name for layer in find_parameter_layers(root)}
         groups = {
             name: [name, f"{name}.*"]
             for name, _ in root.named_children()

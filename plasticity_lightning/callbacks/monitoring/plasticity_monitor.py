@@ -40,6 +40,8 @@ from plasticity_lightning.callbacks.monitoring.publish import (
 from plasticity_lightning.measures.aggregate import NETWORK, Combination, tag
 from plasticity_lightning.measures.nonlinearities import Kind
 from plasticity_lightning.measures.registry import ACTIVITY, MEASURES, Measure, chosen_measures
+from plasticity_lightning.protocols import CoverageRow
+from plasticity_lightning.runtime.coverage import announce_coverage
 from plasticity_lightning.runtime.exact_loops import left
 from plasticity_lightning.runtime.overlap import EagerExecution, hold, release, suspended, unobserved
 from plasticity_lightning.runtime.updates import begins_anew, optimizers_that_step
@@ -172,7 +174,8 @@ class PlasticityMonitor(Callback):
         """Find layers and groups; nothing is hooked yet."""
         if stage != "fit":
             return
-        self._groups = find_groups(pl_module, self.groups)
+        announce_coverage(trainer)
+        self._groups = find_groups(pl_module, self.groups, self.activations)
         self._probe.check(pl_module)
         find_nonlinearities(pl_module, self.activations)
 
@@ -250,6 +253,40 @@ class PlasticityMonitor(Callback):
         """Draw the final heat map, unless the run is only left for a while."""
         if not left(trainer):
             self._draw(trainer, trainer.fit_loop.total_batch_idx + 1)
+
+    def coverage(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[CoverageRow]:
+        """Activations that are watched and by which measures, matrices, and what neither is."""
+        title = type(self).__name__ + (f" {self.name}" if self.name else "")
+        activities = self._of(set(self.measures), *ACTIVITY)
+        seen = {name: layer.kind for name, layer in self._collector.layers.items()}
+        known = {found.name: found.kind for found in self._nonlinearities}
+        rows = []
+        for name, kind in {**known, **seen}.items() if activities else ():
+            applied = ", ".join(measure.name for measure in activities if measure.applies(kind))
+            if seen and name not in seen:
+                rows.append(
+                    CoverageRow(title, name, "left out", f"{kind.name}: it has not run in a training step so far")
+                )
+            elif applied:
+                rows.append(CoverageRow(title, name, "watched", f"{kind.name}: {applied}"))
+            else:
+                rows.append(CoverageRow(title, name, "left out", f"{kind.name}: none of the measures means something"))
+        held = {id(p) for optimizer in trainer.optimizers for group in optimizer.param_groups for p in group["params"]}
+        for needs, what in (("weights", "matrix"), ("gradients", "gradients")):
+            chosen = ", ".join(measure.name for measure in self._of(set(self.measures), needs))
+            for layer in find_parameter_layers(pl_module) if chosen else ():
+                trained = any(id(p) in held for p in layer.parameters.values())
+                if needs == "gradients":
+                    reason = chosen if trained else "no optimiser holds its parameters"
+                    rows.append(CoverageRow(title, layer.name, what if trained else "left out", reason))
+                rows += [CoverageRow(title, n, what, chosen) for n in layer.matrices if needs == "weights"]
+        probe = ", ".join(measure.name for measure in self._of(set(self.measures), "probe"))
+        if probe:
+            network = self._probe.name or self._probe.network or type(pl_module).__name__
+            rows.append(CoverageRow(title, network, "probed", probe))
+        return rows or [
+            CoverageRow(title, type(pl_module).__name__, "left out", "it has nothing that these measures measure")
+        ]
 
     def state_dict(self) -> dict[str, Any]:
         """All that a resumed run needs to go on exactly."""

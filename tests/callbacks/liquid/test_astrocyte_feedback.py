@@ -153,3 +153,90 @@ def test_logging_counts_batches_over_all_epochs(tmp_path: Path) -> None:
     )  # fmt: skip
     trainer.fit(Stranger())  # an epoch has three batches
     assert "astrocyte/depression_rate" in trainer.callback_metrics
+
+
+class Tuple(Fires):
+    """Spikes and membrane potentials, as snnTorch's nodes return them."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        spikes = super().forward(x)
+        return spikes, 100 * spikes
+
+
+class MultiStep(Fires):
+    """All time steps at once, as SpikingJelly's nodes do in step mode m."""
+
+    step_mode = "m"
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.stack([super().forward(x), super().forward(x)])
+
+
+def course(batches: int) -> list[float]:
+    """A at the start of each batch of `Stranger`, with weight 0.1, bias 0.2 and tau 10."""
+    found, a = [], 0.2
+    for _ in range(batches):
+        found.append(a)
+        for _ in range(2):
+            a += (0.1 * 3 + 0.2 - a) / 10
+    return found
+
+
+def test_of_several_outputs_the_first_counts(tmp_path: Path) -> None:
+    model = Stranger()
+    model.liquid_cells, model.input_cells = Tuple(4), Tuple(1)
+    run(tmp_path, AstrocyteFeedback(weight=0.1, bias=0.2, tau=10.0, **BY_NAME), model)
+    assert model.seen == pytest.approx(course(3))
+
+
+@pytest.mark.parametrize("wrap", [lambda node: node, nn.Sequential], ids=["node", "inside a container"])
+def test_step_mode_m_is_noticed(wrap, tmp_path: Path) -> None:
+    class OneCall(Stranger):
+        def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
+            self.seen.append(self.learner.lr_minus)
+            self.input_cells(batch)
+            self.liquid_cells(batch)
+            return self.layer(batch).sum()
+
+    model = OneCall()
+    model.liquid_cells, model.input_cells = wrap(MultiStep(4)), wrap(MultiStep(1))
+    run(tmp_path, AstrocyteFeedback(weight=0.1, bias=0.2, tau=10.0, **BY_NAME), model)
+    assert model.seen == pytest.approx(course(3))
+
+
+def test_a_contradicted_step_mode_and_outputs_without_spikes_are_refused(tmp_path: Path) -> None:
+    model = Stranger()
+    model.liquid_cells = MultiStep(4)
+    with pytest.raises(
+        MisconfigurationException, match="time_first=False contradicts 'liquid_cells', whose step mode is m"
+    ):
+        run(tmp_path, AstrocyteFeedback(time_first=False, **BY_NAME), model)
+
+    class Nothing(nn.Module):
+        def forward(self, x: Tensor) -> dict[str, Tensor]:
+            return {"spikes": x}
+
+    model = Stranger()
+    model.liquid_cells = Nothing()
+    with pytest.raises(MisconfigurationException, match="liquid: 'liquid_cells' returns dict"):
+        run(tmp_path, AstrocyteFeedback(**BY_NAME), model)
+
+
+def test_a_callback_that_serves_a_second_fit_begins_at_rest(tmp_path: Path) -> None:
+    callback = AstrocyteFeedback(weight=0.1, bias=0.2, tau=10.0, **BY_NAME)
+    for _ in range(2):
+        model = Stranger()
+        run(tmp_path, callback, model)
+        assert model.seen == pytest.approx(course(3))
+
+
+def test_it_tells_what_it_senses_and_sets(tmp_path: Path) -> None:
+    model, callback = Stranger(), AstrocyteFeedback(**BY_NAME)
+    trainer = run(tmp_path, callback, model)
+    assert [row[1:] for row in callback.coverage(trainer, model)] == [
+        ("liquid_cells", "sensed: liquid", "a step a call"),
+        ("input_cells", "sensed: inputs", "a step a call"),
+        ("learner.lr_minus", "set", "after each batch"),
+    ]
+    slot = AstrocyteFeedback(density=0.5)
+    assert [row.what for row in slot.coverage(run(tmp_path, slot, Host()), model)] == ["modulated"]

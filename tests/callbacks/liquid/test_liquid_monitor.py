@@ -118,3 +118,10 @@ def test_a_module_without_a_liquid_is_refused(tmp_path: Path) -> None:
         LiquidMonitor().setup(pl.Trainer(logger=False, accelerator="cpu"), pl.LightningModule(), "fit")
     with pytest.raises(ValueError, match="n_items=0"):
         LiquidMonitor(n_items=0)
+
+
+def test_it_takes_part_in_the_table_of_coverage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(tmp_path, Recorder(changes=False), 1)
+    out = capsys.readouterr().out
+    assert "What the callbacks act on" in out
+    assert "LiquidMonitor" in out
