@@ -7,6 +7,10 @@ import pytest
 import torch
 from hypothesis import settings
 
+from tests.recipes.covered import pytest_runtest_logreport, pytest_sessionfinish, pytest_terminal_summary
+
+__all__ = ["pytest_runtest_logreport", "pytest_sessionfinish", "pytest_terminal_summary"]
+
 torch.set_num_threads(1)
 settings.register_profile("project", deadline=None)
 settings.load_profile("project")

@@ -96,6 +96,13 @@ def absent(run: Path) -> tuple[int, int]:
     return sum(int((~mask).sum()) for mask in masks.values()), sum(mask.numel() for mask in masks.values())
 
 
+def trains(root: Path, folder: Path, name: str, *overlays: str) -> bool:
+    """Whether two tiny epochs of the recipe with overlays end well."""
+    configs = [part for config in (name, *overlays) for part in ("--config", config)]
+    short = ["--test_after_fit=false", "--trainer.logger=false", "--trainer.default_root_dir", str(folder)]
+    return main(["fit", *configs, *overrides(name, root), *short]) == 0
+
+
 def siblings(name: str) -> str:
     """The recipe's name without its sparsity."""
     return re.sub(r"_\d\d$", "", name)
@@ -105,11 +112,22 @@ LOWEST = {siblings(name): name for name in sorted(RECIPES, reverse=True)}
 
 
 @pytest.mark.parametrize("name", [name for name in RECIPES if name not in LOWEST.values()])
-def test_a_sparser_sibling_differs_by_its_sparsity_alone(name: str) -> None:
+def test_a_sparser_sibling_trains_and_differs_by_its_sparsity_alone(name: str, root: Path, tmp_path: Path) -> None:
     recipe, lowest = (yaml.safe_load(list_recipes()[n][0].read_text()) for n in (name, LOWEST[siblings(name)]))
     assert recipe["trainer"]["callbacks"]["init_args"].pop("sparsity") == int(name[-2:]) / 100
     lowest["trainer"]["callbacks"]["init_args"].pop("sparsity")
     assert recipe == lowest
+    assert trains(root, tmp_path, name)
+
+
+@pytest.mark.parametrize("overlay", [name for name in OVERLAYS if "sparsity" in name])
+def test_a_sparsity_is_an_overlay(overlay: str, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    assert trains(root, tmp_path, "granet/quickstart", overlay)
+    capsys.readouterr()
+    arguments = ["fit", "--config", "granet/quickstart", "--config", overlay, "--print_config"]
+    assert main(arguments) == 0
+    printed = yaml.safe_load(capsys.readouterr().out)
+    assert printed["trainer"]["callbacks"]["init_args"]["sparsity"] == int(overlay[-2:]) / 100
 
 
 @pytest.mark.parametrize("name", sorted(LOWEST.values()))
