@@ -29,6 +29,7 @@ from plasticity_lightning.modules.lane_exchange import exchange_lanes
 from plasticity_lightning.readouts.homeostasis import Homeostasis
 from plasticity_lightning.readouts.learners import Trial, learner_named
 from plasticity_lightning.readouts.modulation import Modulation
+from plasticity_lightning.runtime.hyperparameters import from_hyperparameter, save_plain_hyperparameters
 from plasticity_lightning.runtime.trial_store import TrialStore, next_key
 from plasticity_lightning.spiking.izhikevich import NeuronSpread
 from plasticity_lightning.spiking.reservoir import (
@@ -106,7 +107,8 @@ class PredictionObject(pl.LightningModule):
                 raise ValueError(f"{name}={value} must be at least {least}")
         if threads is not None and threads < 1:
             raise ValueError(f"threads={threads} must be at least 1, or None for all cores")
-        self.save_hyperparameters()
+        save_plain_hyperparameters(self)
+        reservoir = from_hyperparameter(ReservoirOptions, reservoir)
         self.automatic_optimization = False
         self.options, self.n_outcomes, self.n_lanes = reservoir, n_outcomes, lanes
         self.n_excitatory = round(reservoir.excitatory_fraction * reservoir.n_neurons)

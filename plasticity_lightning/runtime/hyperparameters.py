@@ -9,7 +9,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Sequence
 from dataclasses import asdict, is_dataclass
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
 
 from lightning.pytorch import LightningModule
 
@@ -34,8 +34,15 @@ def save_plain_hyperparameters(module: LightningModule, ignore: Sequence[str] = 
 
 
 def from_hyperparameter(cls: type[T], value: T | dict[str, Any]) -> T:
-    """The parameters themselves: an instance of the dataclass `cls` as it is, a dict of its fields from a checkpoint made into one."""
-    return cls(**value) if isinstance(value, dict) else value
+    """The parameters themselves: an instance of the dataclass `cls` as it is, a dict of its fields from a checkpoint made into one.
+
+    Fields that are dataclasses themselves are made likewise; unknown ones are refused by `cls`.
+    """
+    if not isinstance(value, dict):
+        return value
+    types = get_type_hints(cls)
+    nested = {name: types[name] for name in value if is_dataclass(types.get(name))}
+    return cls(**{n: from_hyperparameter(nested[n], given) if n in nested else given for n, given in value.items()})
 
 
 def _is_instance_of_dataclass(value: Any) -> bool:

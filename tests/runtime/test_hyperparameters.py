@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import ModuleType
 
@@ -34,6 +34,14 @@ class Settings:
     names: tuple[str, ...] = ("a",)
 
 
+@dataclass(frozen=True)
+class Outer:
+    """A dataclass in a dataclass."""
+
+    inner: Settings = Settings()
+    number: int = 1
+
+
 class Plain(pl.LightningModule):
     """Keeps one argument, a dataclass another, and forgets the third."""
 
@@ -48,6 +56,13 @@ def test_a_dataclass_is_kept_as_its_fields_and_made_again() -> None:
     assert dict(module.hparams) == {"width": 3, "settings": {"rate": 0.1, "names": ("a",)}}
     assert dict(module.hparams_initial) == dict(module.hparams)
     assert Plain(**module.hparams).settings == Settings(0.1)
+
+
+def test_dataclasses_in_dataclasses_are_made_again_and_unknown_fields_are_refused() -> None:
+    assert from_hyperparameter(Outer, asdict(Outer(Settings(0.2), 3))) == Outer(Settings(0.2), 3)
+    assert from_hyperparameter(Outer, {"number": 2}) == Outer(number=2)
+    with pytest.raises(TypeError, match="colour"):
+        from_hyperparameter(Outer, {"colour": 1})
 
 
 def fit(module: pl.LightningModule, folder: Path, *callbacks: pl.Callback, epochs: int = -1) -> Path:
