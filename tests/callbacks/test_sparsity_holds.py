@@ -201,3 +201,29 @@ def test_where_nothing_grows_the_zeros_are_exactly_those_of_the_masks(name, posi
     module, sparse = run("static_erk", [name], position)
     for parameter, mask in sparse.masks.items():
         assert torch.equal(module.get_parameter(parameter).detach() != 0, mask)
+
+
+@pytest.mark.parametrize("position", [0, 1])
+def test_an_injection_into_a_sparse_head_does_not_change_the_output(position):
+    outputs = {}
+
+    class Watch(Callback):
+        def __init__(self, when):
+            self.when = when
+
+        def on_train_batch_end(self, trainer, pl_module, outputs_, batch, batch_idx):
+            pl_module.eval()
+            outputs[self.when, trainer.global_step] = pl_module.net(batch[0]).detach()
+            pl_module.train()
+
+    torch.manual_seed(0)
+    module, sparse = Classifier(), PruneRegrowScheduler("static_erk", 0.8, every=3, summary=False)
+    callbacks = [PlasticityInjection(["net.6"], at=5)]
+    callbacks.insert(position, sparse)
+    trainer([Watch("before"), *callbacks, Watch("after")], max_epochs=1).fit(module, images(48))
+    assert torch.equal(outputs["before", 5], outputs["after", 5])
+    head = module.net[6]
+    mask = sparse.masks["net.6.learner.weight"]
+    assert head.injected
+    assert torch.equal(head.reference.weight != 0, mask)
+    assert not torch.equal(head.learner.weight, head.reference.weight)  # and it has learnt since

@@ -22,7 +22,8 @@ class PlasticityInjection(TriggeredIntervention):
 
     The place for them is made at `setup`, before optimisers are configured and weights are loaded: the new parameters
     belong to whatever optimiser takes the module's parameters, without gradient (and so without effect) until then, and
-    a checkpoint loads before and after. `head` becomes `head.original`, `head.learner` and `head.reference`.
+    a checkpoint loads before and after. `head` becomes `head.original`, `head.learner` and `head.reference`. Under sparse
+    training the learner is masked from the start like any layer that no batch uses, and its twin is equal to it.
 
     Args:
         modules: names of the modules, each from tensors to one tensor. A target network that is averaged parameter by
@@ -61,6 +62,7 @@ class PlasticityInjection(TriggeredIntervention):
         super().__init__(None, readings, trigger, unit, seed=seed)
         self.modules, self.init = list(modules), init
         self._key |= {"modules": self.modules}
+        self._new: list[InjectableHead] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Make a place for the new heads."""
@@ -94,12 +96,20 @@ class PlasticityInjection(TriggeredIntervention):
         for head in heads:
             changed += head.inject(self.seed_for("heads"), self.init)
         broadcast(trainer, changed)
+        self._new = heads
         new = sum(p.numel() for head in heads for p in head.learner.parameters() if p.requires_grad)
         return {"heads": len(heads), "parameters": new}
 
     def covers(self, trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str, str]]:
         """The heads."""
         return [(name, "gets a new head", "") for name in self.modules]
+
+    def _act_if_due(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        super()._act_if_due(trainer, pl_module)
+        # the gate is closed: masks have had their word on the learners, and a twin must repeat it for the same output
+        for head in self._new:
+            head.reference.load_state_dict(head.learner.state_dict())
+        self._new = []
 
     def _heads(self, pl_module: LightningModule) -> list[InjectableHead]:
         found: list[nn.Module] = [pl_module.get_submodule(name) for name in self.modules]
