@@ -1,47 +1,33 @@
-"""FLOPs of a small convolutional network, computed by hand."""
+"""FLOPs from living weights and their uses, computed by hand."""
 
 import pytest
-import torch
-from torch import nn
 
 from plasticity_lightning.sparsity.flops import (
+    FlopsLedger,
     dense_gradient_step_flops,
     inference_flops,
-    layer_positions,
     rigl_training_flops,
     training_flops,
-    watch_positions,
 )
 
 
-def test_a_convolutional_net_by_hand():
-    net = nn.Sequential(
-        nn.Conv2d(1, 4, 3, stride=2), nn.ReLU(), nn.Conv2d(4, 8, 3, groups=2), nn.Flatten(), nn.Linear(8 * 9, 10)
-    )
-    with watch_positions(net) as positions:
-        net(torch.zeros(5, 1, 11, 11))
-        net(torch.zeros(5, 1, 11, 11))  # counted once
-    # 11 x 11 -> stride 2, kernel 3: 5 x 5 -> 3 x 3
-    assert positions == {"0.weight": 25, "2.weight": 9, "4.weight": 1}
-    living = {"0.weight": 36, "2.weight": 144, "4.weight": 720}
+def test_a_forward_pass_by_hand():
+    positions = {"conv": 25, "grouped": 9}  # the last layer is used once
+    living = {"conv": 36, "grouped": 144, "last": 720}
     assert inference_flops(living, positions) == 2 * (36 * 25 + 144 * 9 + 720)
-    # a quarter of the second layer lives
-    assert inference_flops(living | {"2.weight": 36}, positions) == 2 * (900 + 324 + 720)
-    assert not net[0]._forward_hooks
 
 
-def test_sequences_transposed_convolutions_and_shared_weights():
-    linear = nn.Linear(3, 2)
-    assert layer_positions(linear, torch.zeros(4, 7, 3), torch.zeros(4, 7, 2)) == 7
-    up = nn.ConvTranspose2d(2, 3, 4, stride=2)
-    assert layer_positions(up, torch.zeros(1, 2, 5, 6), up(torch.zeros(1, 2, 5, 6))) == 30
-    tied = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3))
-    tied[1].weight = tied[0].weight
-    with watch_positions(tied) as positions:
-        tied(torch.zeros(2, 3))
-    assert positions == {"0.weight": 2}
-    with pytest.raises(TypeError, match="ReLU"):
-        layer_positions(nn.ReLU(), torch.zeros(1), torch.zeros(1))
+def test_a_ledger_counts_what_it_has_observed_and_embeddings_only_if_they_act():
+    ledger = FlopsLedger({"conv": 10, "embedding": 1000}, {"embedding": 0})
+    assert not ledger.observed
+    assert ledger.forward({"conv": 5}) == 2 * 5
+    ledger.observe({"conv": 4, "stranger": 7})
+    assert ledger.observed
+    assert ledger.forward({"conv": 5}) == 2 * 5 * 4
+    ledger.observe({"embedding": 1})  # tied with the output layer
+    assert ledger.forward({"conv": 5}) == 2 * (5 * 4 + 1000)
+    ledger.add_step({"conv": 5})
+    assert ledger.training == (20 + 1000) / (40 + 1000)
 
 
 def test_training_formulas_by_hand():

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import lightning.pytorch as pl
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
 from plasticity_lightning.callbacks.sparse_training.sync import broadcast_from_rank_zero
-from plasticity_lightning.sparsity.flops import WEIGHTED_LAYERS, FlopsLedger
+from plasticity_lightning.sparsity.flops import FlopsLedger
 from plasticity_lightning.sparsity.plan import Plan
-from plasticity_lightning.sparsity.selection import floors_by_name, plain_name
+from plasticity_lightning.sparsity.selection import floors_by_name, layer_weights, plain_name
 from plasticity_lightning.sparsity.sparse_parameters import SparseParameters
 
 __all__ = ["sparse_groups", "training_length", "warn_if_uncounted"]
@@ -62,7 +62,6 @@ def sparse_groups(
         owned = {id(p) for group in optimizer.param_groups for p in group["params"]}
         mine = {name: p for name, p in selected.items() if id(p) in owned}
         if mine:
-            sizes = {name: p.numel() for name, p in (_layer_weights(pl_module) | mine).items() if id(p) in owned}
             groups.append(
                 SparseParameters(
                     optimizer,
@@ -71,7 +70,7 @@ def sparse_groups(
                     seed=seed + index,
                     floors={name: floor for name, floor in floors.items() if name in mine},
                     synchronise=broadcast_from_rank_zero if trainer.world_size > 1 else None,
-                    flops=FlopsLedger(sizes),
+                    flops=_ledger(pl_module, owned, mine),
                 )
             )
     found = {name for group in groups for name in group.parameters}
@@ -84,16 +83,20 @@ def sparse_groups(
     return groups
 
 
-def warn_if_uncounted(module: nn.Module, groups: Sequence[SparseParameters]) -> None:
-    """Say so if the first batch showed no layer at work, as in compiled code: FLOPs then count every weight once."""
-    if _layer_weights(module) and not any(group.flops.positions for group in groups):
+def warn_if_uncounted(groups: Sequence[SparseParameters]) -> None:
+    """Say so if the first batch showed no weight at work: FLOPs then count every weight once."""
+    if not any(group.flops.observed for group in groups):
         rank_zero_warn(
-            "PruneRegrowScheduler saw no layer run in the first batch (compiled code reports nothing): "
-            "its FLOPs count each weight once per sample, which underrates convolutions"
+            "PruneRegrowScheduler saw no masked weight at work in the first batch (kernels of other libraries and custom "
+            "autograd functions report nothing): its FLOPs count each weight once per sample, which underrates "
+            "convolutions"
         )
 
 
-def _layer_weights(module: nn.Module) -> dict[str, nn.Parameter]:
-    names = {id(p): plain_name(name) for name, p in module.named_parameters()}
-    layers = [layer for layer in module.modules() if isinstance(layer, WEIGHTED_LAYERS)]
-    return {names[id(layer.weight)]: layer.weight for layer in layers if id(layer.weight) in names}  # type: ignore[misc]  # weighted layers have parameters
+def _ledger(pl_module: nn.Module, owned: Collection[int], masked: Collection[str]) -> FlopsLedger:
+    """Of all matrices of one optimiser. What neither is masked nor a layer (an embedding) counts when it is seen to act."""
+    matrices = {plain_name(n): p for n, p in pl_module.named_parameters() if id(p) in owned and p.ndim > 1}
+    counted = {*masked, *layer_weights(pl_module)}
+    return FlopsLedger(
+        {name: p.numel() for name, p in matrices.items()}, {name: 0 for name in matrices if name not in counted}
+    )

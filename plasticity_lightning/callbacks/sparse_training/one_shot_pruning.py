@@ -21,6 +21,8 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from plasticity_lightning.callbacks.sparse_training.mask_keeper import MaskKeeper
+from plasticity_lightning.protocols import CoverageRow
+from plasticity_lightning.runtime.coverage import announce_coverage
 from plasticity_lightning.runtime.weight_gate import changing_weights
 from plasticity_lightning.sparsity.allocation import global_masks
 from plasticity_lightning.sparsity.criteria import drop
@@ -28,7 +30,7 @@ from plasticity_lightning.sparsity.growth import grow
 from plasticity_lightning.sparsity.layer import Layer
 from plasticity_lightning.sparsity.masks import as_bits, count, density, pack, silence, unpack
 from plasticity_lightning.sparsity.methods import Method
-from plasticity_lightning.sparsity.selection import select_parameters
+from plasticity_lightning.sparsity.selection import Selection, select_parameters, survey
 
 __all__ = ["OneShotPruning", "PruneShare", "one_shot_masks"]
 
@@ -67,7 +69,8 @@ class OneShotPruning(MaskKeeper):
         rate: share of the living weights to prune, in [0, 1).
         share: `"uniform"`: that share of each layer, `"global"`: of all layers together.
         regenerate: grow as many in each layer, by the gradient of the first optimizer step.
-        include: patterns of parameter names; None takes all weights of Linear and convolution layers.
+        include: patterns of parameter names; None takes the weights of all known kinds of layers, see
+            `sparsity.selection.Selection`.
         exclude: patterns of names to leave dense.
         name: distinguishes several of these callbacks in one checkpoint.
 
@@ -91,7 +94,7 @@ class OneShotPruning(MaskKeeper):
         if share not in get_args(PruneShare):
             raise ValueError(f"share must be one of {', '.join(get_args(PruneShare))}, got {share!r}")
         self.rate, self.share, self.regenerate = rate, share, regenerate
-        self.include, self.exclude, self.name = include, exclude, name
+        self.selection, self.name = Selection(include, exclude), name
         self.masks: dict[str, Tensor] = {}
         self._bits: list[Tensor] = []
         self._to_grow: dict[str, int] = {}
@@ -152,6 +155,17 @@ class OneShotPruning(MaskKeeper):
         """Keep the state until the parameters are known."""
         self._loaded = state_dict or None
 
+    def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        """Have the coverage told."""
+        if stage == "fit":
+            announce_coverage(trainer)
+
+    def coverage(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[CoverageRow]:
+        """The fate of every matrix, see `protocols.HasCoverage`."""
+        callback = type(self).__name__ + (f" {self.name}" if self.name else "")
+        fates = survey(pl_module, self.selection)
+        return [CoverageRow(callback, n, "masked" if f.masked else "left out", f.reason) for n, f in fates.items()]
+
     def apply(self) -> None:
         """Set the pruned weights to 0."""
         silence(list(self._parameters.values()), self._bits)
@@ -165,7 +179,7 @@ class OneShotPruning(MaskKeeper):
 
     def _find(self, pl_module: pl.LightningModule) -> None:
         try:
-            self._parameters = select_parameters(pl_module, include=self.include, exclude=self.exclude)
+            self._parameters = select_parameters(pl_module, self.selection)
         except ValueError as error:
             raise MisconfigurationException(str(error)) from error
 

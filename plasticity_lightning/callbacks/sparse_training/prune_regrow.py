@@ -9,7 +9,6 @@ sources in `sparsity.methods`.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -18,17 +17,19 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 from torch.optim import Optimizer
 
+from plasticity_lightning.callbacks.sparse_training.acting_watch import ActingWatch
 from plasticity_lightning.callbacks.sparse_training.groups import sparse_groups, training_length, warn_if_uncounted
 from plasticity_lightning.callbacks.sparse_training.mask_keeper import MaskKeeper
 from plasticity_lightning.callbacks.sparse_training.report import Report
 from plasticity_lightning.callbacks.sparse_training.scoring import hessian_gradients
 from plasticity_lightning.callbacks.sparse_training.sync import assert_equal_on_all_ranks, mask_averages
+from plasticity_lightning.protocols import CoverageRow
+from plasticity_lightning.runtime.coverage import announce_coverage
 from plasticity_lightning.runtime.exact_loops import left
 from plasticity_lightning.runtime.lightning_classes import keeps_parameters_whole
 from plasticity_lightning.runtime.weight_gate import changing_weights
 from plasticity_lightning.schedules import ScheduleName
 from plasticity_lightning.sparsity.allocation import AllocationName
-from plasticity_lightning.sparsity.flops import watch_positions
 from plasticity_lightning.sparsity.layer import Criterion
 from plasticity_lightning.sparsity.methods import (
     DropName,
@@ -44,7 +45,7 @@ from plasticity_lightning.sparsity.methods import (
     make_method,
 )
 from plasticity_lightning.sparsity.plan import Plan, resolve
-from plasticity_lightning.sparsity.selection import LayerPolicy, select_parameters
+from plasticity_lightning.sparsity.selection import LAYER_KINDS, Fate, LayerPolicy, Selection, select_parameters, survey
 from plasticity_lightning.sparsity.sparse_parameters import SparseParameters
 
 __all__ = ["PruneRegrowScheduler"]
@@ -79,10 +80,11 @@ class PruneRegrowScheduler(MaskKeeper):
         regrow_start: as `prune_start`.
         regrow_end: likewise.
         structure: "n:m" (at most n of m consecutive inputs) or "fan_in" (equal for all outputs of a layer).
-        include: glob patterns of parameter names; None masks every Linear and convolution. A parameter's whole name
-            also selects one without autograd, which a local rule trains.
+        include: glob patterns of parameter names; None masks the weights of all `types`. A pattern that matches none of
+            these takes any matrices that it matches (raw parameters, stacks of experts). A parameter's whole name also
+            selects one without autograd, which a local rule trains.
         exclude: glob patterns of parameter names that stay dense.
-        types: class names of layers whose weights are masked.
+        types: class names of layers whose weights are masked: all kinds in `sparsity.selection.LAYER_KINDS`.
         first_layer: sparse or dense.
         last_layer: sparse or dense.
         min_density: by glob pattern, lowest density of single layers; not with global pruning or allocation.
@@ -100,7 +102,8 @@ class PruneRegrowScheduler(MaskKeeper):
         name: tells several schedulers of one Trainer apart.
 
     Logs:
-        `sparsity/global`, `sparsity/exploration_rate`, `sparsity/prune_rate`, `sparsity/inference_flops`,
+        `sparsity/global` (of the masks), `sparsity/effective` (of the weights that act in the forward pass, which a layer may
+        compute from the masked ones; as last seen), `sparsity/exploration_rate`, `sparsity/prune_rate`, `sparsity/inference_flops`,
         `sparsity/training_flops` (both relative to dense); in TensorBoard at updates also `sparsity_layer/<name>`,
         `sparsity_update/{pruned,dropped,grown,overlap}` and images `mask/<name>`.
 
@@ -134,7 +137,7 @@ class PruneRegrowScheduler(MaskKeeper):
         structure: str | None = None,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
-        types: Sequence[str] = ("Linear", "_ConvNd"),
+        types: Sequence[str] = tuple(LAYER_KINDS),
         first_layer: LayerPolicy = "sparse",
         last_layer: LayerPolicy = "sparse",
         min_density: dict[str, float] | None = None,
@@ -158,19 +161,14 @@ class PruneRegrowScheduler(MaskKeeper):
             raise ValueError(
                 f"min_density={min_density} needs layer-wise counts: set prune and allocation to uniform, er or erk"
             )
-        self.selection: dict[str, Any] = {
-            "include": include,
-            "exclude": exclude,
-            "types": types,
-            "first_layer": first_layer,
-            "last_layer": last_layer,
-        }
+        self.selection = Selection(include, exclude, types, first_layer, last_layer, structure)
         self.min_density = dict(min_density or {})
         self.total_steps, self.seed, self.name = total_steps, seed, name
         self.groups: list[SparseParameters] = []
         self.report = Report(log_layers, summary)
-        self._watch = ExitStack()
-        self._watching = False
+        self._watch = ActingWatch()
+        self._batch: Any = None
+        self._fates: dict[str, Fate] = {}
         self._loaded: dict[str, Any] | None = None
         self._resumed = False
 
@@ -198,18 +196,20 @@ class PruneRegrowScheduler(MaskKeeper):
                 "init_by='grasp' differentiates the loss that training_step returns; manual optimisation returns none. "
                 "Use init_by='snip'"
             )
+        announce_coverage(trainer)
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Find each optimiser's weights, make or restore their masks, register the hooks."""
         self.let_go()
         try:
-            selected = select_parameters(pl_module, **self.selection)
+            self._fates = survey(pl_module, self.selection)
+            selected = select_parameters(pl_module, self.selection)
             self.groups = sparse_groups(
                 trainer,
                 pl_module,
                 selected,
                 plan=Plan(self.method),  # its phases are known when training starts
-                required=self.selection["include"] or (),
+                required=self.selection.include or (),
                 min_density=self.min_density,
                 seed=self.seed,
             )
@@ -224,7 +224,7 @@ class PruneRegrowScheduler(MaskKeeper):
         self.keep(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Fix the phases now that the length of training is known, and watch one forward pass for the FLOPs."""
+        """Fix the phases, now that the length of training is known."""
         try:
             plan = resolve(self.method, *training_length(trainer, self.total_steps))
         except ValueError as error:
@@ -233,18 +233,18 @@ class PruneRegrowScheduler(MaskKeeper):
             group.plan = plan
         mask_averages(trainer, self.mask_copies)
         self.report.start(self.groups, self._resumed)
-        if not any(group.flops.positions for group in self.groups):
-            self._watching = True
-            self._watch.enter_context(watch_positions(pl_module, [group.flops.positions for group in self.groups]))
+        self._watch.begin()
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Masks hold; GraSP: the Hessian-gradient product of this batch, while batches are scored."""
+        """Masks hold; GraSP: the Hessian-gradient product of this batch, while batches are scored. Watch some batches."""
         super().on_train_batch_start(trainer, pl_module, batch, batch_idx)
         for group in self.groups:
             if group.scoring_left and self.method.init_by == "grasp":
                 group.add_scores(hessian_gradients(trainer, pl_module, batch, batch_idx, group.parameters))
+        self._batch = batch
+        self._watch.start(pl_module, self.groups, logging=self.report.due(trainer))
 
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
@@ -258,11 +258,14 @@ class PruneRegrowScheduler(MaskKeeper):
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Log at the Trainer's cadence and after updates."""
-        if self._watching:
-            self._watching = False
-            self._watch.close()
-            warn_if_uncounted(pl_module, self.groups)
-        self.report.log(trainer, pl_module, self.groups)
+        for group in self.groups:
+            self._observe(group)  # those whose optimiser has made no step
+        first, self._batch = self._watch.first, None
+        if self._watch.stop():
+            self._watch.warn_if_undone()
+            if first:
+                warn_if_uncounted(self.groups)
+        self.report.log(trainer, pl_module, self.groups, self._watch.effective_zeros)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the table."""
@@ -291,8 +294,27 @@ class PruneRegrowScheduler(MaskKeeper):
 
     def let_go(self) -> None:
         """Remove all hooks."""
-        self._watch.close()
+        self._watch.stop()
+        self._batch = None
         super().let_go()
+
+    def coverage(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[CoverageRow]:
+        """The fate of every matrix, see `protocols.HasCoverage`."""
+        callback = type(self).__name__ + (f" {self.name}" if self.name else "")
+        rows = []
+        for name, fate in self._fates.items():
+            if name in self.masks:
+                unseen = "" if name in self._watch.seen else "not seen at work in the first batch"
+                rows.append(CoverageRow(callback, name, "masked", fate.reason or unseen))
+            else:
+                rows.append(CoverageRow(callback, name, "left out", fate.reason or "no optimiser updates it"))
+        return rows
+
+    def _observe(self, group: SparseParameters) -> None:
+        """Count how often the weights were used before the first step of their optimiser."""
+        positions = None if group.flops.observed else self._watch.positions(self._batch)
+        if positions is not None:
+            group.flops.observe(positions)
 
     def _start(self) -> None:
         loaded, self._loaded = self._loaded, None
@@ -320,6 +342,7 @@ class PruneRegrowScheduler(MaskKeeper):
         self, group: SparseParameters, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> Callable[..., None]:
         def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            self._observe(group)
             if not group.scoring_left and not group.plan.due(group.step + 1):
                 group.after_step()
                 return

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -21,13 +21,19 @@ from plasticity_lightning.sparsity.update import MaskUpdate
 __all__ = ["Report", "layer_table", "mask_image", "scalars"]
 
 
-def scalars(groups: Sequence[SparseParameters]) -> dict[str, float]:
-    """Global figures over all groups; the prune rate is the first group's."""
+def scalars(groups: Sequence[SparseParameters], effective_zeros: float | None = None) -> dict[str, float]:
+    """Global figures over all groups; the prune rate is the first group's.
+
+    Args:
+        groups: with their masks.
+        effective_zeros: number of zeros among the weights that act; None takes the masks'.
+    """
     living = sum(n for group in groups for n in group.living.values())
     total = sum(mask.numel() for group in groups for mask in group.masks.values())
     dense = sum(group.flops.forward({}) for group in groups)
     values = {
         "global": 1 - living / total,
+        "effective": 1 - living / total if effective_zeros is None else effective_zeros / total,
         "exploration_rate": exploration_rate(mask for group in groups for mask in group.ever_active.values()),
         "prune_rate": groups[0].plan.prune_rate(groups[0].step) if groups[0].plan.method.regenerates else 0.0,
         "inference_flops": sum(group.flops.forward(group.living) for group in groups) / dense,
@@ -105,11 +111,21 @@ class Report:
                 "not meant"
             )
 
-    def log(self, trainer: pl.Trainer, pl_module: pl.LightningModule, groups: Sequence[SparseParameters]) -> None:
+    def due(self, trainer: pl.Trainer) -> bool:
+        """Whether this batch logs even without an update; known at its start."""
+        return logging_due(trainer) or trainer.is_last_batch
+
+    def log(
+        self,
+        trainer: pl.Trainer,
+        pl_module: pl.LightningModule,
+        groups: Sequence[SparseParameters],
+        effective_zeros: Callable[[SparseParameters], float],
+    ) -> None:
         """Scalars through the module at the Trainer's cadence, after updates and at an epoch's end; layers to TensorBoard after updates."""
-        if not self._news and not logging_due(trainer) and not trainer.is_last_batch:
+        if not self._news and not self.due(trainer):
             return
-        for name, value in scalars(groups).items():
+        for name, value in scalars(groups, sum(map(effective_zeros, groups))).items():
             pl_module.log(f"sparsity/{name}", value, batch_size=1)
         if not self._news:
             return
