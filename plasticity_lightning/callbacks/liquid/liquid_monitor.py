@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from plasticity_lightning.measures.spiking import branching_factor, silent, synchrony
-from plasticity_lightning.protocols import HasLiquid
+from plasticity_lightning.protocols import CoverageRow, HasLiquid
 from plasticity_lightning.runtime.coverage import announce_coverage
 from plasticity_lightning.runtime.lightning_classes import is_lightning
 from plasticity_lightning.spiking.encoding import SpikeTrains
@@ -87,6 +87,11 @@ class LiquidMonitor(Callback):
             for logger in trainer.loggers:
                 if is_lightning(logger, "TensorBoardLogger"):
                     _draw(logger.experiment, pl_module, activity, trainer.fit_loop.total_batch_idx)
+
+    def coverage(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[CoverageRow]:
+        """The liquid."""
+        how = f"{self.n_items} validation items, after each epoch that changed its weights"
+        return [CoverageRow("LiquidMonitor", "liquid", "watched", how)]
 
     def state_dict(self) -> dict[str, Any]:
         """What was reported on last, and the items."""
