@@ -76,9 +76,9 @@ def mixed_selectivity(
 
 
 def mixing_index(a: Tensor, b: Tensor) -> Tensor:
-    """1 - |a - b| / (a + b) of two strengths, each at least 0 and divided by its mean; 1.
+    """1 - |a - b| / (a + b) of two strengths [N], each divided by its mean first.
 
-    A neuron serves both alike, 0: only one. NaN where both are 0.
+    1: a neuron serves both alike; 0: only one of them. NaN where both are 0.
     """
     a, b = a.abs() / a.abs().mean(), b.abs() / b.abs().mean()
     return 1 - (a - b).abs() / (a + b)

@@ -13,6 +13,7 @@ See docs/papers/prediction_object.md.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -114,6 +115,8 @@ class PredictionObject(pl.LightningModule):
         self.n_excitatory = round(reservoir.excitatory_fraction * reservoir.n_neurons)
         self.learner = learner_named(rule, rule_arguments)
         self.error_modulation: Modulation | None = None
+        self.plasticity_gain = 1.0  # factor on all errors, for a callback to set, such as AstrocyteFeedback
+        self.population, self.stimulus = torch.nn.Identity(), torch.nn.Identity()  # spikes pass here: hooks can sense them
         self.simulate = select_engine(engine)
         self.trace = Trace()
         self.homeostasis = Homeostasis(lanes, reservoir.n_neurons, deviation_floor, inhibition, homeostasis_tau)
@@ -138,9 +141,11 @@ class PredictionObject(pl.LightningModule):
         """Simulate, normalise, read, record; then learn, unless it is a probe or the lead-in."""
         self._take_lanes(batch)
         mine = self._slice
-        activity = self.states(batch)
+        activity, spikes = self.states(batch)
+        self.population(spikes)
+        self.stimulus(_shown(batch, len(spikes)))
         if batch["lead_in"] or self.homeostasis.tau is not None:
-            self.homeostasis.update(activity, mine)
+            self.homeostasis.update(activity[:, : batch["trial_ms"] // int(self.trace.every)], mine)
         if not batch["lead_in"]:
             self._require_statistics()
         x = self.homeostasis(activity, mine)
@@ -149,39 +154,34 @@ class PredictionObject(pl.LightningModule):
         values = {} if batch["lead_in"] else self._learn(batch, x)
         self._log(batch, values)
 
-    def states(self, batch: dict[str, Any]) -> Tensor:
-        """Readout traces float32 [l, T, N] in Hz of these lanes for a trial: simulated, or taken from the cache.
-
-        The carried state moves on.
+    def states(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Readout traces float32 [l, T, N] in Hz of a trial, and its spikes of each ms [S, l, 1]; the carried state moves on.
 
         T covers the trial, and the interval after it where the gate is open there, too.
         """
-        steps = batch["duration_ms"].tolist()
         keys = self._next_keys(batch)
-        kept = None if self._store is None else [self._store.get(key) for key in keys]
-        if kept is not None and all(found is not None for found in kept):
-            found = cast(list[dict[str, Any]], kept)
-            traces = [torch.from_numpy(f["trace"]) for f in found]
-            after = [torch.from_numpy(f["state"]) for f in found]
-        else:
-            trace, state = self._simulate(batch, self._lanes, cast(Reservoir, self._reservoir))
-            traces = [t[: length // int(self.trace.every)].half() for t, length in zip(trace.trace, steps, strict=True)]
-            after = list(torch.stack([getattr(state, name) for name in _CARRIED], 1))
+        known = [None if self._store is None else self._store.get(key) for key in keys]
+        lanes = [k for k in known if k is not None]
+        if len(lanes) < len(known):
+            lanes = self._simulated(batch)
             if self._store is not None:
-                for key, t, s in zip(keys, traces, after, strict=True):
-                    self._store.put(key, {"trace": t.numpy(), "state": s.numpy()})
+                for key, arrays in zip(keys, lanes, strict=True):
+                    self._store.put(key, arrays)
         for row, name in enumerate(_CARRIED):
-            getattr(self, f"state_{name}")[self._slice] = torch.stack([s[row] for s in after]).to(self.device)
+            carried = torch.stack([torch.from_numpy(arrays["state"][row]) for arrays in lanes])
+            getattr(self, f"state_{name}")[self._slice] = carried.to(self.device)
         self.state_step[self._slice] += batch["duration_ms"].to(self.device)
-        self.state_history[self._slice] = torch.stack(
-            [torch.frombuffer(bytearray(k), dtype=torch.uint8) for k in keys]
-        ).to(self.device)
-        samples = max(steps) if self._modulation.gate == "always" else batch["trial_ms"]
-        samples //= int(self.trace.every)
-        padded = torch.zeros(len(traces), samples, self.options.n_neurons)
-        for row, t in enumerate(traces):
-            padded[row, : min(len(t), samples)] = t[:samples].float()
-        return padded.to(self.device)
+        names = torch.stack([torch.frombuffer(bytearray(key), dtype=torch.uint8) for key in keys])
+        self.state_history[self._slice] = names.to(self.device)
+        longest = max(batch["duration_ms"].tolist())
+        samples = (longest if self._modulation.gate == "always" else batch["trial_ms"]) // int(self.trace.every)
+        traces = torch.zeros(len(lanes), samples, self.options.n_neurons)
+        spikes = torch.zeros(longest, len(lanes), 1)
+        for row, arrays in enumerate(lanes):
+            trace = torch.from_numpy(arrays["trace"][:samples])
+            traces[row, : len(trace)] = trace.float()
+            spikes[: len(arrays["spikes"]), row, 0] = torch.from_numpy(arrays["spikes"]).float()
+        return traces.to(self.device), spikes.to(self.device)
 
     def sample_times(self, batch: dict[str, Any], n_samples: int) -> Tensor:
         """Times of samples in ms after cue onset [T]; a sample at t has seen the steps before t only."""
@@ -194,7 +194,11 @@ class PredictionObject(pl.LightningModule):
             self._set_rule(slice(None), self.learner.reset(self._rule(slice(None))))
         self._last_phase = phase
         trial = Trial(
-            self.sample_times(batch, x.shape[1]), batch["onset_ms"], batch["outcome"], (~batch["probe"]).to(x.dtype)
+            self.sample_times(batch, x.shape[1]),
+            batch["onset_ms"],
+            batch["outcome"],
+            (~batch["probe"]).to(x.dtype),
+            batch["duration_ms"] - batch["time_zero_ms"],
         )
         before = self._rule(mine)
         after, values = self.learner.learn(before, x, trial, self._modulation, self._threads)
@@ -314,7 +318,9 @@ class PredictionObject(pl.LightningModule):
 
     @property
     def _modulation(self) -> Modulation:
-        return self.error_modulation or Modulation()
+        held = self.error_modulation or Modulation()
+        gain = max(0.0, self.plasticity_gain)  # an astrocyte's state may turn negative; errors do not change their sign
+        return held if gain == 1 else replace(held, gain=held.gain * gain, offline_gain=held.offline_gain * gain)
 
     @property
     def _threads(self) -> int:
@@ -346,6 +352,19 @@ class PredictionObject(pl.LightningModule):
             carried = {name: getattr(self, f"state_{name}")[mine].cpu() for name in _CARRIED}
             start = ReservoirState(**carried, key=start.key, step=step)
         return self.simulate(reservoir, drive, start, trace=self.trace, record=record, threads=self.hparams["threads"])
+
+    def _simulated(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
+        """What is kept of each lane: `trace` float16 [T, N], `state` float64 [7, N] after the trial, `spikes` int16 [S]."""
+        activity, state = self._simulate(batch, self._lanes, cast(Reservoir, self._reservoir))
+        after = torch.stack([getattr(state, name) for name in _CARRIED], 1)
+        return [
+            {
+                "trace": activity.trace[row, : steps // int(self.trace.every)].half().numpy(),
+                "state": after[row].numpy(),
+                "spikes": activity.n_spikes[row, :steps].to(torch.int16).numpy(),
+            }
+            for row, steps in enumerate(batch["duration_ms"].tolist())
+        ]
 
     def _next_keys(self, batch: dict[str, Any]) -> list[bytes]:
         """Names of the trial's states: all that determines them, lane by lane."""
@@ -389,3 +408,11 @@ def _lanes_of(batch: dict[str, Any]) -> range:
     if lane != list(lanes):
         raise ValueError(f"lane={lane} must be contiguous and ascending")
     return lanes
+
+
+def _shown(batch: dict[str, Any], n_steps: int) -> Tensor:
+    """Summed level of the stimuli at each ms, [S, l, 1]."""
+    levels = torch.zeros(n_steps, len(batch["lane"]), 1)
+    for row, _, on, off, level in batch["stimuli"].tolist():
+        levels[int(on) : int(off), int(row)] += level
+    return levels

@@ -30,11 +30,11 @@ from plasticity_lightning.readouts.consolidation import (
 from plasticity_lightning.readouts.eligibility import EligibilityKind
 from plasticity_lightning.readouts.modulation import Modulation, attention_gate
 from plasticity_lightning.readouts.ridge import solve_ridge
-from plasticity_lightning.readouts.rls import RLS, reset_inverse
+from plasticity_lightning.readouts.rls import RLS, reset_inverse, rls_block_step
 from plasticity_lightning.readouts.surprise import associability_step, expected_error_step, surprised_rate
 from plasticity_lightning.readouts.targets import evoked_response, gaussian_target, outcome_one_hot
 from plasticity_lightning.readouts.three_factor import three_factor_state
-from plasticity_lightning.readouts.trial import rls_over_trial, three_factor_over_trial
+from plasticity_lightning.readouts.trial import three_factor_over_trial
 
 __all__ = [
     "LEARNERS",
@@ -52,15 +52,21 @@ State = dict[str, Tensor]
 
 
 class Trial(NamedTuple):
-    """What happened: sample times [T] in ms after cue onset, onset [L] and outcome int64 [L] (-1.
+    """What happened in a trial.
 
-    None), and whether lanes learn, 0 or 1 float [L].
+    Args:
+        time: of the samples, ms after cue onset [T].
+        onset: of the outcome, ms [L]; negative: none.
+        outcome: int64 [L]; -1: none.
+        learn: whether a lane learns from it, 0 or 1, float [L].
+        end: of each lane's own trial and interval, ms [L]; samples behind it are padding.
     """
 
     time: Tensor
     onset: Tensor
     outcome: Tensor
     learn: Tensor
+    end: Tensor
 
     @property
     def interval_ms(self) -> float:
@@ -105,7 +111,8 @@ class ThreeFactorRule:
         updates: of a trial with "replay".
         memory: tags kept, at least 1; a replay uses the newest `replay_memory`.
         replay_memory: of them.
-        tag_ms: length of the tag before the onset.
+        tag_ms: length of the tag.
+        tag_end_ms: where it ends after the onset; 0: strictly before it. Above 0 the outcome leaks into its own prediction.
         bank_ms: latencies with a "when" row of their own; they sum to the readout of time if they are all the
             latencies there are.
         surprise: what raises the offline rate: nothing, or the "unsigned" or "signed" surprise of `surprise`.
@@ -130,6 +137,7 @@ class ThreeFactorRule:
     memory: int = 60
     replay_memory: int = 15
     tag_ms: float = 20.0
+    tag_end_ms: float = 0.0
     bank_ms: tuple[float, ...] = ()
     surprise: Literal["none", "unsigned", "signed"] = "none"
     surprise_gain: float = 8.0
@@ -184,7 +192,7 @@ class ThreeFactorRule:
         target = torch.stack([response, *(response * mine[:, None] for mine in own)], -1)
         after, error = _online(self, weight[:, online], x, target, trial, modulation, threads)
         weight[:, online] = after
-        tag = onset_tag(x, trial.time, trial.onset, self.tag_ms)
+        tag = onset_tag(x, trial.time, trial.onset + self.tag_end_ms, self.tag_ms)
         learns = trial.learn * (trial.outcome >= 0)
         outcome = outcome_one_hot(trial.outcome, what.stop - 1).to(x)
         buffer = remember_tag(_buffer(state), tag, outcome, learns)
@@ -317,10 +325,8 @@ class RLSLearner:
     ) -> tuple[State, State]:
         """The samples every `every_ms` of the window."""
         chosen, target = _supervised(self, x, trial, state["weight"])
-        gate = trial.learn[:, None].expand(-1, int(chosen.sum()))
-        after, output = rls_over_trial(
-            RLS(state["weight"], state["inverse"]), x[:, chosen], target, gate, self.forgetting, threads
-        )
+        old = RLS(state["weight"], state["inverse"])
+        after, output = rls_block_step(old, x[:, chosen], target, trial.learn, self.forgetting)
         error = (target - output)[..., 0].abs().mean(1) * trial.learn
         return {"weight": after.weight, "inverse": after.inverse}, {"online_error": error}
 
@@ -445,6 +451,7 @@ def _online(
 ) -> tuple[Tensor, Tensor]:
     """(weights [L, R, N] after the trial, mean unsigned error of the first readout where the gate was open [L])."""
     gate = attention_gate(modulation, trial.time, trial.onset).to(x) * trial.learn[:, None].to(x)
+    gate = gate * (trial.time <= trial.end[:, None])  # shorter lanes are padded
     state = three_factor_state(weight, rule.eligibility, round(rule.delay_ms / trial.interval_ms))
     after, output = three_factor_over_trial(state, x, target.to(x), gate, rule.eta, 1.0, modulation, threads)
     error = (target[..., 0] - output[..., 0]).abs() * gate

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-__all__ = ["RLS", "reset_inverse", "rls_state", "rls_step"]
+__all__ = ["RLS", "reset_inverse", "rls_block_step", "rls_state", "rls_step"]
 
 
 class RLS(NamedTuple):
@@ -77,4 +77,41 @@ def rls_step(
     after = (inverse - gain[..., None] * px[..., None, :]) / forgetting
     after = 0.5 * (after + after.transpose(-1, -2))
     learns = (gate > 0)[..., None, None]
+    return RLS(torch.where(learns, moved, weight), torch.where(learns, after, inverse)), output
+
+
+def rls_block_step(state: RLS, x: Tensor, target: Tensor, gate: Tensor, forgetting: float = 1.0) -> tuple[RLS, Tensor]:
+    """`rls_step` over M samples at once: the same state after them, by one gain for the block.
+
+    With samples discounted to the end of the block, X_k = lambda^((M - k) / 2) x_k, and P' = P / lambda^M,
+
+        K = P' X (I + X' P' X)^-1,   W <- W + (Y - W X) K',   P <- P' - K X' P',
+
+    which is a matrix product where M steps are M passes over P.
+
+    Args:
+        state: weights and inverse.
+        x: inputs [..., M, N].
+        target: wanted outputs [..., M, R].
+        gate: [...], 0 or 1, one for the whole block.
+        forgetting: lambda in (0, 1].
+
+    Returns:
+        (state after the samples, outputs [..., M, R] of the weights before them), float64.
+    """
+    weight, inverse = state
+    x, target = x.double(), target.double()
+    m = x.shape[-2]
+    output = x @ weight.transpose(-1, -2)
+    age = torch.arange(m - 1, -1, -1, dtype=torch.float64, device=x.device)
+    root = (forgetting ** (age / 2))[:, None]
+    inputs, error = root * x, root * (target - output)
+    before = inverse / forgetting**m
+    px = inputs @ before  # [..., M, N]; P is symmetric
+    system = px @ inputs.transpose(-1, -2) + torch.eye(m, dtype=torch.float64, device=x.device)
+    gain = torch.cholesky_solve(px, torch.linalg.cholesky(system))  # K', [..., M, N]
+    after = before - px.transpose(-1, -2) @ gain
+    after = 0.5 * (after + after.transpose(-1, -2))
+    learns = (gate > 0)[..., None, None]
+    moved = weight + error.transpose(-1, -2) @ gain
     return RLS(torch.where(learns, moved, weight), torch.where(learns, after, inverse)), output

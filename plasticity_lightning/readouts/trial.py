@@ -1,6 +1,7 @@
 """Rules over all samples of a trial at once.
 
-The step functions of `three_factor`, `lms` and `rls`, compiled, lanes in threads.
+The step functions of `three_factor` and `lms`, compiled, lanes in threads; recursive least squares has
+`rls.rls_block_step`.
 
 Equal to a loop over the step functions up to the order of additions. Shapes: weight [L, R, N], x [L, T, N], target
 [L, T, R], gate [L, T] or [L, T, R]. On tensors that are not on the CPU the step functions themselves run.
@@ -17,10 +18,9 @@ from torch import Tensor
 
 from plasticity_lightning.readouts.eligibility import eligibility_traces
 from plasticity_lightning.readouts.modulation import ERRORS, Modulation
-from plasticity_lightning.readouts.rls import RLS, rls_step
 from plasticity_lightning.readouts.three_factor import ThreeFactor, three_factor_step
 
-__all__ = ["rls_over_trial", "three_factor_over_trial"]
+__all__ = ["three_factor_over_trial"]
 
 
 def three_factor_over_trial(
@@ -70,32 +70,6 @@ def three_factor_over_trial(
 
     _over_lanes(run, len(x), threads)
     return ThreeFactor(torch.from_numpy(arrays[0]), eligibility), output
-
-
-def rls_over_trial(
-    state: RLS, x: Tensor, target: Tensor, gate: Tensor, forgetting: float = 1.0, threads: int = 1
-) -> tuple[RLS, Tensor]:
-    """`rls_step` over T samples, with gate [L, T]; arguments, result and errors as above.
-
-    The given state is consumed: P is updated in place.
-    """
-    gate = _checked(state.weight, x, target, gate)[..., 0]
-    x, target = x.double(), target.double()
-    if not _compiles(state.weight, x):
-        return _stepwise(lambda s, x, y, g: rls_step(s, x, y, g, forgetting), state, x, target, gate)
-    from plasticity_lightning.readouts._trial_kernel import rls_trial
-
-    output = torch.empty_like(target)
-    weight, inverse = _array(state.weight.clone()), _array(state.inverse)
-    inputs = [_array(a) for a in (x, target, gate)]
-    out = output.numpy()
-
-    def run(lane: int) -> None:
-        now, wanted, learns = (a[lane] for a in inputs)
-        rls_trial(weight[lane], inverse[lane], now, wanted, learns, forgetting, out[lane])
-
-    _over_lanes(run, len(x), threads)
-    return RLS(torch.from_numpy(weight), torch.from_numpy(inverse)), output
 
 
 def _checked(weight: Tensor, x: Tensor, target: Tensor, gate: Tensor) -> Tensor:
