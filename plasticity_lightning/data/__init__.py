@@ -18,6 +18,7 @@ from plasticity_lightning.data.images.datasets import (
 )
 from plasticity_lightning.data.images.image_datamodule import ImageClassificationDataModule, ImageFiles
 from plasticity_lightning.data.images.image_folder import ImageFolderDataModule
+from plasticity_lightning.data.periodic_signal import PeriodicSignalDataModule
 from plasticity_lightning.data.prediction_task import PredictionTaskDataModule
 from plasticity_lightning.data.tasks.class_incremental import ClassIncrementalDataModule
 from plasticity_lightning.data.tasks.image_tasks import ImageTaskStream, PermutedInputDataModule
@@ -47,6 +48,7 @@ __all__ = [
     "LabelShiftDataModule",
     "MNISTDataModule",
     "NMNISTDataModule",
+    "PeriodicSignalDataModule",
     "PermutedInputDataModule",
     "PredictionTaskDataModule",
     "SlowlyChangingRegressionDataModule",

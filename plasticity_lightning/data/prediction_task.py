@@ -374,7 +374,7 @@ class PredictionTaskDataModule(LightningDataModule):
                         f"latencies_ms={cue.latencies_ms}: must be below window_ms={self.window_ms}."
                     )
                 parts = [self.urn * probability for _, _, probability in cue.events()]
-                if self.urn and any(abs(part - round(part)) > 1e-6 for part in parts):
+                if self.urn and cue.learned and any(abs(part - round(part)) > 1e-6 for part in parts):
                     raise DataArgumentError(
                         f"urn={self.urn}: cannot hold the probabilities {[round(p / self.urn, 6) for p in parts]} exactly; "
                         "give a multiple of it, or urn=0 for independent draws."

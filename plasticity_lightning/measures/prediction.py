@@ -97,12 +97,13 @@ def peak_amplitude(signal: Tensor, time: Tensor, latency: Tensor, half_width_ms:
 
 
 def value_at(signal: Tensor, time: Tensor, at: Tensor) -> Tensor:
-    """The last sample at or before `at` (ms), [...]; NaN where there is none.
+    """The last sample at or before `at` (ms, broadcast to [...]), [...]; NaN where there is none.
 
     At the onset of an outcome this is the last value that the outcome cannot have influenced.
     """
-    before = time <= at[..., None]
-    index = before.sum(-1).sub(1).expand(signal.shape[:-1])
+    index = (time <= at[..., None]).sum(-1) - 1
+    shape = torch.broadcast_shapes(signal.shape[:-1], index.shape)
+    index, signal = index.expand(shape), signal.expand(*shape, -1)
     value = signal.gather(-1, index.clamp(min=0)[..., None])[..., 0]
     return torch.where(index >= 0, value, torch.nan)
 

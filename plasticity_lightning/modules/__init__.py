@@ -3,6 +3,7 @@
 from plasticity_lightning.modules.continual_classifier import ContinualClassifier
 from plasticity_lightning.modules.continual_regressor import ContinualRegressor
 from plasticity_lightning.modules.discrete_control import DiscreteControl
+from plasticity_lightning.modules.force_generator import ForceGenerator
 from plasticity_lightning.modules.image_classifier import ImageClassifier
 from plasticity_lightning.modules.nalsm import NALSM
 from plasticity_lightning.modules.prediction_object import PredictionObject
@@ -14,6 +15,7 @@ __all__ = [
     "ContinualClassifier",
     "ContinualRegressor",
     "DiscreteControl",
+    "ForceGenerator",
     "ImageClassifier",
     "PredictionObject",
     "RandomFeatureClassifier",

@@ -116,7 +116,10 @@ class PredictionObject(pl.LightningModule):
         self.learner = learner_named(rule, rule_arguments)
         self.error_modulation: Modulation | None = None
         self.plasticity_gain = 1.0  # factor on all errors, for a callback to set, such as AstrocyteFeedback
-        self.population, self.stimulus = torch.nn.Identity(), torch.nn.Identity()  # spikes pass here: hooks can sense them
+        self.population, self.stimulus = (
+            torch.nn.Identity(),
+            torch.nn.Identity(),
+        )  # spikes pass here: hooks can sense them
         self.simulate = select_engine(engine)
         self.trace = Trace()
         self.homeostasis = Homeostasis(lanes, reservoir.n_neurons, deviation_floor, inhibition, homeostasis_tau)
@@ -142,15 +145,16 @@ class PredictionObject(pl.LightningModule):
         self._take_lanes(batch)
         mine = self._slice
         activity, spikes = self.states(batch)
+        samples = batch["trial_ms"] // int(self.trace.every)
         self.population(spikes)
         self.stimulus(_shown(batch, len(spikes)))
         if batch["lead_in"] or self.homeostasis.tau is not None:
-            self.homeostasis.update(activity[:, : batch["trial_ms"] // int(self.trace.every)], mine)
+            self.homeostasis.update(activity[:, :samples], mine)
         if not batch["lead_in"]:
             self._require_statistics()
         x = self.homeostasis(activity, mine)
         self.last_input = x
-        self.record.add(batch, self._read(x), self.sample_times(batch, x.shape[1]))
+        self.record.add(batch, self._read(x[:, :samples]), self.sample_times(batch, samples))
         values = {} if batch["lead_in"] else self._learn(batch, x)
         self._log(batch, values)
 
@@ -278,16 +282,14 @@ class PredictionObject(pl.LightningModule):
                 raise MisconfigurationException(
                     f"the data have {name}={given}, the model {where}={value}: set it to {given}"
                 )
+        if stage == "fit" and self.error_modulation is not None and not self.learner.modulated:  # callbacks come first
+            raise MisconfigurationException(
+                f"rule={self.hparams['rule']!r} is supervised over the whole window and consults no ErrorModulation: "
+                "remove the callback"
+            )
         if stage == "fit" and self.homeostasis.tau is None and getattr(data, "lead_in_blocks", 1) == 0:
             raise MisconfigurationException(
                 "lead_in_blocks=0: homeostasis has nothing to average over; give a lead-in, or homeostasis_tau=200"
-            )
-
-    def on_fit_start(self) -> None:
-        """Callbacks have filled the slot by now."""
-        if self.error_modulation is not None and not self.learner.modulated:
-            raise MisconfigurationException(
-                f"rule={self.hparams['rule']!r} is supervised over the whole window and consults no ErrorModulation: remove the callback"
             )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:

@@ -201,3 +201,10 @@ def test_only_the_product_neuron_is_mixed():
 def test_mixing_index():
     assert mixing_index(torch.tensor([1.0, 1.0]), torch.tensor([3.0, 3.0])).tolist() == [1.0, 1.0]
     assert mixing_index(torch.tensor([2.0, 0.0]), torch.tensor([0.0, 2.0])).tolist() == [0.0, 0.0]
+
+
+def test_value_at_broadcasts_signals_and_times():
+    z = torch.stack([TIME, 2 * TIME])[None, None]  # [1 lane, 1, 2 readouts, T]
+    at = torch.tensor([[[300.0], [500.0], [math.nan]]])  # [1, 3 latencies, 1]
+    assert value_at(z, TIME, at)[0, :2].tolist() == [[300.0, 600.0], [500.0, 1000.0]]
+    assert value_at(z, TIME, at)[0, 2].isnan().all()
