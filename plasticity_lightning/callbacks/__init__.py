@@ -17,6 +17,7 @@ from plasticity_lightning.callbacks.liquid.liquid_monitor import LiquidMonitor
 from plasticity_lightning.callbacks.monitoring.plasticity_monitor import PlasticityMonitor
 from plasticity_lightning.callbacks.prediction.error_modulation import ErrorModulation
 from plasticity_lightning.callbacks.prediction.prediction_monitor import PredictionMonitor
+from plasticity_lightning.callbacks.prediction.selectivity_monitor import SelectivityMonitor
 from plasticity_lightning.callbacks.prediction.subspace_monitor import SubspaceMonitor
 from plasticity_lightning.callbacks.sparse_training.one_shot_pruning import OneShotPruning
 from plasticity_lightning.callbacks.sparse_training.prune_regrow import PruneRegrowScheduler
@@ -38,6 +39,7 @@ __all__ = [
     "PruneRegrowScheduler",
     "ReDo",
     "Reset",
+    "SelectivityMonitor",
     "ShrinkAndPerturb",
     "SoftReset",
     "StopAfter",

@@ -237,12 +237,15 @@ class PredictionObject(pl.LightningModule):
     # the end
 
     def test_step(self, truth: dict[str, Tensor], batch_idx: int) -> None:
-        """Score what was recorded; means over lanes, medians for trials to adapt."""
+        """Score what was recorded; means over lanes, medians for trials to adapt, and deviations (`_sd`)."""
         if not len(self.record):
             raise MisconfigurationException(f"{type(self).__name__} has recorded nothing: fit it, or give --ckpt_path")
         for name, value in self.scores(truth).items():
             centre = value.nanmedian() if name.startswith("trials_to") else value.nanmean()
             self.log(f"test/{name}", centre.float(), batch_size=1, rank_zero_only=True)
+            if self.n_lanes > 1:
+                spread = value[value.isfinite()].std()
+                self.log(f"test/{name}_sd", spread.float(), batch_size=1, rank_zero_only=True)
 
     def scores(self, truth: dict[str, Tensor]) -> dict[str, Tensor]:
         """Scores of every lane, float64 [L] each; see `measures.prediction_record.scores`."""
@@ -295,7 +298,13 @@ class PredictionObject(pl.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Bring all lanes together, and keep record and phase beside the buffers."""
         self.exchange()
-        checkpoint["prediction_object"] = {"record": self.record.state_dict(), "last_phase": self._last_phase}
+        truth = getattr(getattr(self.trainer, "datamodule", None), "truth", None)
+        checkpoint["prediction_object"] = {
+            "record": self.record.state_dict(),
+            "last_phase": self._last_phase,
+            "product": self.learner.product,
+            "truth": None if truth is None else truth(),  # with it a checkpoint can be scored alone
+        }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore them."""

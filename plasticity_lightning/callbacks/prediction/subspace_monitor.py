@@ -172,7 +172,7 @@ class SubspaceMonitor(Callback):
         return {name: torch.stack(values) for name, values in rows.items()} | {"trial": torch.tensor(trial)}
 
     def _shuffled(self, tag: Tensor, outcome: Tensor, n: int, generator: torch.Generator) -> Tensor:
-        """Contrasts [draws, N] learned again from the remembered tags, oldest first, had their outcomes been shuffled."""
+        """Contrasts [draws, N] learned again from the remembered tags, oldest first, with outcomes shuffled."""
         tag, outcome = tag[:n].flip(0).double(), outcome[:n].flip(0).double()
         weight = torch.zeros(self.draws, outcome.shape[1], tag.shape[1], dtype=torch.float64)
         orders = (

@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from plasticity_lightning.callbacks import PredictionMonitor, SubspaceMonitor
+from plasticity_lightning.callbacks import PredictionMonitor, SelectivityMonitor, SubspaceMonitor
 from plasticity_lightning.callbacks.prediction.subspace_monitor import NULLS, subspace_angles
 from plasticity_lightning.data.prediction_task import Cue, Phase, PredictionTaskDataModule
 from plasticity_lightning.modules import PredictionObject
@@ -97,6 +97,21 @@ def test_angle_of_orthogonal_subspaces_and_a_null_that_needs_no_tags():
     assert nulls["weights"][NULLS.index("states")][2].item() == pytest.approx(90.0)
 
 
+def test_selectivity_is_measured_with_the_last_trial_and_resumes(tmp_path):
+    whole, part, rest = (SelectivityMonitor(permutations=20) for _ in range(3))
+    trainer = fit(module(), [whole], tmp_path / "whole")
+    metrics = trainer.callback_metrics
+    assert 0 <= metrics["selectivity/mixed_fraction"] <= 1
+    shares = sum(float(metrics[f"selectivity/{name}_share"]) for name in ("time", "cue", "interaction"))
+    assert shares == pytest.approx(1.0, abs=1e-4)
+    with pytest.raises(Killed):
+        fit(module(), [part, Kill(), AtomicCheckpoint(str(tmp_path / "ck"), every_n_batches=10)], tmp_path / "part")
+    resumed = fit(module(), [rest], tmp_path / "rest", resume=str(tmp_path / "ck" / "last.ckpt"))
+    for name, value in metrics.items():
+        if name.startswith("selectivity"):
+            assert torch.equal(resumed.callback_metrics[name], value), name
+
+
 def test_refusals(tmp_path):
     class Plain(pl.LightningModule):
         def training_step(self, batch, i):
@@ -105,7 +120,7 @@ def test_refusals(tmp_path):
         def configure_optimizers(self):
             return None
 
-    for monitor in (PredictionMonitor(), SubspaceMonitor()):
+    for monitor in (PredictionMonitor(), SubspaceMonitor(), SelectivityMonitor()):
         with pytest.raises(MisconfigurationException, match="HasPrediction"):
             fit(Plain(), [monitor], tmp_path)
     with pytest.raises(MisconfigurationException, match="bank_ms"):
@@ -116,6 +131,7 @@ def test_refusals(tmp_path):
         fit(module(), [PredictionMonitor(outcomes=["A"])], tmp_path)
     for bad in (
         lambda: PredictionMonitor(lane=-1),
+        lambda: SelectivityMonitor(permutations=1),
         lambda: SubspaceMonitor(every=0),
         lambda: SubspaceMonitor(draws=2),
         lambda: SubspaceMonitor(eta=2),
