@@ -13,6 +13,7 @@ import torch
 
 from plasticity_lightning.spiking.astrocyte import Astrocyte
 from plasticity_lightning.spiking.encoding import SpikeTrains
+from plasticity_lightning.spiking.liquid._arguments import copied, floats
 from plasticity_lightning.spiking.liquid.contract import (
     LiquidActivity,
     LiquidState,
@@ -64,8 +65,8 @@ def simulate_cpu(
     arguments = (
         network,
         kernel.Trains(inputs.offsets.numpy(), inputs.channels.numpy(), t),
-        kernel.Neuron(**{**_floats(neuron), "refractory": neuron.refractory}),
-        kernel.Rule(**{**_floats(gate), **_floats(stdp)}),
+        kernel.Neuron(**{**floats(neuron), "refractory": neuron.refractory}),
+        kernel.Rule(**{**floats(gate), **floats(stdp)}),
         kernel.Feedback(
             *((astrocyte.weight, astrocyte.bias, astrocyte.tau) if astrocyte else (0.0, 0.0, 1.0)),
             senses[0].numpy(),
@@ -73,7 +74,7 @@ def simulate_cpu(
         ),
         kernel.How(rule is not None, isinstance(rule, APSTDP), astrocyte is not None, carried, float(rate_decay)),
     )
-    after = kernel.State(*(_copied(part) for part in (state.weight, state.trace, state.calcium)))
+    after = kernel.State(*(copied(part) for part in (state.weight, state.trace, state.calcium)))
     activity = kernel.Activity(
         np.zeros((b, n), np.int32),
         np.zeros((b, t), np.int32),
@@ -99,12 +100,3 @@ def simulate_cpu(
         LiquidActivity(counts, n_liquid, n_input, modulation, spikes if record else None),
         LiquidState(weight, None if state.trace is None else trace, None if state.calcium is None else calcium),
     )
-
-
-def _floats(parameters: STDP | NeuronParameters) -> dict[str, float]:
-    """The fields of a parameter dataclass; whole numbers given for floats would compile the kernel anew."""
-    return {name: float(value) for name, value in vars(parameters).items()}
-
-
-def _copied(part: torch.Tensor | None) -> np.ndarray:
-    return np.empty(0) if part is None else part.double().numpy().copy()

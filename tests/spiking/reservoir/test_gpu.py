@@ -16,6 +16,7 @@ def test_gpu_engine_equals_the_cpu_engine_at_full_size() -> None:
     run_cases(CASES)
 
 
+@pytest.mark.slow
 def test_the_compiler_fuses_no_product_with_a_sum() -> None:
     from numba import types
 
