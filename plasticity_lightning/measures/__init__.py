@@ -1,9 +1,10 @@
 """How plastic is a network? Pure functions of tensors, and torchmetrics over them.
 
-`MEASURES` lists them all with what they need and cost. The parts that a few callers want alone (a Hessian operator, a
+`MEASURES` lists them all with what they need and cost, one `Measure` each. The parts that a few callers want alone (a Hessian operator, a
 copy without hooks) are imported from their files: `measures.curvature`, `measures.isolation`, `measures.trainability`.
 """
 
+from plasticity_lightning.measures.accumulate import accumulated
 from plasticity_lightning.measures.activity import (
     activation_norm,
     dormant,
@@ -22,6 +23,7 @@ from plasticity_lightning.measures.metrics import (
     FeatureRank,
     MeanOf,
     Saturated,
+    ShareOf,
     SpikeStatistics,
     UnitActivity,
 )
@@ -35,7 +37,7 @@ from plasticity_lightning.measures.rank import (
     srank,
     stable_rank,
 )
-from plasticity_lightning.measures.registry import MEASURES, Measure, measure_named
+from plasticity_lightning.measures.registry import MEASURES, Measure, Memory, measure_named
 from plasticity_lightning.measures.spiking import (
     RateSummary,
     branching_factor,
@@ -68,11 +70,14 @@ __all__ = [
     "FeatureRanks",
     "MeanOf",
     "Measure",
+    "Memory",
     "ProbeResult",
     "RateSummary",
     "Saturated",
+    "ShareOf",
     "SpikeStatistics",
     "UnitActivity",
+    "accumulated",
     "activation_norm",
     "approximation_rank",
     "branching_factor",

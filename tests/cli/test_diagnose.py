@@ -6,9 +6,18 @@ import yaml
 from torch import nn
 
 from plasticity_lightning.cli import main
+from plasticity_lightning.measures import Measure
 from tests.cli.toys import ToyModule
 
-__all__ = ["ToyReLU"]
+__all__ = ["ToyReLU", "busiest", "smallest"]
+
+
+def busiest(activation):
+    """Largest activation."""
+    return activation.max()
+
+
+smallest = Measure(torch.Tensor.min, needs="weights", name="smallest_weight", combine="mean")
 
 
 class ToyReLU(ToyModule):
@@ -73,6 +82,44 @@ def test_all_measures_and_the_probe(trained, capsys, monkeypatch):
     assert "distance from init" not in out
 
 
+@pytest.fixture(scope="module")
+def with_callbacks(trained, tmp_path_factory):
+    path = tmp_path_factory.mktemp("overlay") / "callbacks.yaml"
+    monitor = {"measures": ["fau", "tests.cli.test_diagnose.busiest"], "every": 2}
+    callbacks = [
+        {"class_path": "PlasticityMonitor", "init_args": monitor},
+        {"class_path": "PruneRegrowScheduler", "init_args": {"sparsity": 0.5, "every": 1}},
+    ]
+    path.write_text(yaml.safe_dump({"trainer": {"callbacks": callbacks}}))
+    return str(path)
+
+
+def test_own_measures_by_import_path_and_those_of_the_recipe(trained, with_callbacks, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    recipe, checkpoint = trained
+    asked = "fau,tests.cli.test_diagnose.smallest"
+    assert main(["diagnose", "--config", recipe, "--ckpt_path", "last", "--measures", asked]) == 0
+    weight = torch.load(checkpoint, weights_only=True)["state_dict"]["net.0.weight"]
+    assert f"{float(weight.min()):.4g}" in capsys.readouterr().out
+    assert main(["diagnose", "--config", recipe, "--config", with_callbacks, "--ckpt_path", "last"]) == 0
+    out = capsys.readouterr().out
+    assert "busiest" in out
+    assert "act on" not in out
+
+
+def test_coverage_runs_one_batch_of_the_recipe_without_a_checkpoint(trained, with_callbacks, capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "250")
+    recipe, checkpoint = trained
+    before = sorted(checkpoint.parents[2].rglob("*"))
+    assert main(["diagnose", "--coverage", "--config", recipe, "--config", with_callbacks]) == 0
+    out = capsys.readouterr().out
+    assert out.count("What the callbacks act on") == 1
+    assert "relu: fau, busiest" in out
+    assert sorted(checkpoint.parents[2].rglob("*")) == before
+    assert main(["diagnose", "--coverage", "--config", recipe]) == 2
+    assert "--coverage: none of the recipe's callbacks tells what it covers" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("flags", "words"),
     [
@@ -81,6 +128,8 @@ def test_all_measures_and_the_probe(trained, capsys, monkeypatch):
         (["--ckpt_path", "last", "--measures", "fua"], "'fau'"),
         (["--ckpt_path", "last", "--measures", "saturated"], "bounded"),
         (["--ckpt_path", "last", "--measures", "distance_from_init"], "first weights"),
+        (["--ckpt_path", "last", "--measures", "grad_direction"], "one training step on one batch gives no value"),
+        (["--ckpt_path", "last", "--measures", "nowhere.mine"], "neither in the list nor an import path"),
         (["--ckpt_path", "last", "--network", "nett"], "no submodule"),
         (["--ckpt_path", "last", "--probe_sise", "3"], "probe_sise"),
     ],
