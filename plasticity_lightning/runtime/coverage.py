@@ -32,6 +32,7 @@ class CoverageSummary(Callback):
     def __init__(self, quiet: bool = False, full: bool = False) -> None:
         self.quiet, self.full = quiet, full
         self._printed = False
+        self._only_once = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Every fit prints anew."""
@@ -48,13 +49,18 @@ class CoverageSummary(Callback):
             rows = coverage_rows(trainer, pl_module)
             if rows:
                 Console().print(coverage_table(rows, self.full))
+        if self._only_once:
+            # even an idle callback costs microseconds a batch; a new list, for the Trainer is on its way through the old one
+            trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]
 
 
 def announce_coverage(trainer: Trainer) -> None:
     """Have the table printed in this fit; any number of callbacks may ask for it. Call it in `setup`."""
     callbacks: list[Callback] = trainer.callbacks
     if not any(isinstance(callback, CoverageSummary) for callback in callbacks):
-        callbacks.append(CoverageSummary())
+        summary = CoverageSummary()
+        summary._only_once = True
+        callbacks.append(summary)
 
 
 def coverage_rows(trainer: Trainer, pl_module: LightningModule) -> list[CoverageRow]:

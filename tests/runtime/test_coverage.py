@@ -44,8 +44,24 @@ def test_one_table_for_all_after_the_first_batch_of_each_fit(capsys):
         assert out.count("What the callbacks act on") == 1
         for words in ("Masks", "masked", "body.0.weight", "a vector", "Other", "it does nothing here"):
             assert words in out
-        assert sum(isinstance(callback, CoverageSummary) for callback in trainer.callbacks) == 1
+        assert not any(isinstance(callback, CoverageSummary) for callback in trainer.callbacks)  # it has done its work
     assert masks.asked == [1, 1]
+
+
+def test_callbacks_after_it_in_the_list_miss_no_hook():
+    class Counts(Callback):
+        seen = 0
+
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            self.seen += 1
+
+    class Appends(Callback):
+        def setup(self, trainer, pl_module, stage):
+            trainer.callbacks.append(later)
+
+    later = Counts()
+    fit(Regression(), [Masks(), Appends()], steps=3)
+    assert later.seen == 3
 
 
 @pytest.mark.parametrize("callbacks", [lambda: [CoverageSummary(quiet=True), Masks()], lambda: [CoverageSummary()]])
