@@ -32,10 +32,11 @@ def main() -> None:
     parser.add_argument("--tasks", nargs="+", default=["cartpole_swingup", "cheetah_run", "quadruped_run"])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    print(f"MUJOCO_GL chosen or given, LP_NUM_THREADS={os.environ['LP_NUM_THREADS']}")
+    import_suite()
+    print(f"MUJOCO_GL={os.environ['MUJOCO_GL']}, LP_NUM_THREADS={os.environ['LP_NUM_THREADS']}")
     for task in arguments.tasks[: 1 if arguments.quick else None]:
         compare_qualities(task, states=2 if arguments.quick else 30, rounds=1 if arguments.quick else 4)
-    compare_overlap(ticks=3 if arguments.quick else 60, rounds=1 if arguments.quick else 5)
+    compare_overlap(ticks=3 if arguments.quick else 30, rounds=1 if arguments.quick else 5)
 
 
 def compare_qualities(task: str, states: int, rounds: int) -> None:
