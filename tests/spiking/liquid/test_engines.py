@@ -222,5 +222,5 @@ def test_arguments_that_do_not_fit_are_refused(change: dict, message: str) -> No
 
 
 def test_unknown_engine_names_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"'gpu' is not known.*cpu"):
-        engine("gpu")
+    with pytest.raises(ValueError, match=r"'tpu' is not known.*cpu.*gpu"):
+        engine("tpu")
