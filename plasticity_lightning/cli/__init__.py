@@ -22,6 +22,7 @@ _COMMANDS = {
     "pruning-plasticity": "prune checkpoints, continue training, compare with the unpruned network",
     "recipes": "list the shipped recipes",
     "compare": "table and plot over finished runs",
+    "prediction-rules": "rules on the prediction task: table and adaptation curves over finished runs",
 }
 
 
@@ -49,6 +50,10 @@ def main(args: list[str] | None = None) -> int:
             from plasticity_lightning.cli.compare import compare
 
             return compare(args[1:])
+        if args[0] == "prediction-rules":
+            from plasticity_lightning.cli.prediction_rules import prediction_rules
+
+            return prediction_rules(args[1:])
         args, name = resolve_arguments(args)
     except UserError as error:
         print(f"plasticity: error: {error}", file=sys.stderr)

@@ -1,6 +1,7 @@
 """What a run of the prediction task leaves: a line per trial and lane, the probes' signals, and the scores of both.
 
-Every trial adds what the readouts said of it *before* they learned from it; probes add their whole signals. `scores`
+Every trial adds what the readouts said of it *before* they learned from it and before its outcome could tell them;
+probes add their whole signals. `scores`
 compares with the truth phase by phase: timing, amplitude against probability, what is left off time, and how many
 trials a change took. A phase without probes, a world without changes, a single outcome give NaN in what they leave
 undefined.
@@ -77,7 +78,7 @@ class PredictionRecord:
             "outcome": batch["outcome"].cpu(),
             "onset_ms": batch["onset_ms"].cpu().float(),
             "probe": probe,
-            "peak_ms": peak_time(z[:, 0], self.time),
+            "peak_ms": peak_time(_foretold(z[:, 0], self.time, batch["onset_ms"].cpu()), self.time),
             "when": at[..., 0],
             "share": torch.where(latencies[..., None].isnan(), torch.nan, outcome_share(at[..., 1:])),
         }
@@ -148,6 +149,16 @@ class PredictionRecord:
         self._signals = [signal.clone() for signal in state["signals"]]
         self._signal_trial = state["signal_trial"].tolist()
         self.time = state["time"]
+
+
+def _foretold(signal: Tensor, time: Tensor, onset: Tensor) -> Tensor:
+    """Signals [l, T] without what follows the outcome.
+
+    Later samples get the smallest value before, so that no peak lies there.
+    """
+    late = (onset[:, None] >= 0) & (time > onset[:, None])
+    lowest = torch.where(late, torch.inf, signal).amin(1, keepdim=True)
+    return torch.where(late, lowest, signal)
 
 
 def phase_means(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import lightning.pytorch as pl
 import pytest
 import torch
@@ -10,6 +12,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from plasticity_lightning.callbacks import ErrorModulation
 from plasticity_lightning.data.prediction_task import Cue, Phase, PredictionTaskDataModule
 from plasticity_lightning.errors import UserError
+from plasticity_lightning.measures.prediction_record import PredictionRecord
 from plasticity_lightning.modules import PredictionObject
 from plasticity_lightning.runtime import AtomicCheckpoint, RNGState
 from plasticity_lightning.spiking.izhikevich import NeuronSpread
@@ -165,6 +168,22 @@ def test_resumed_at_any_trial_everything_is_equal(rule, stop, tmp_path):
     assert torch.equal(first["signals"], second["signals"])
     a, b = (m.scores(task().truth()) for m in (again, whole))
     assert all(torch.equal(a[name].nan_to_num(-9), b[name].nan_to_num(-9)) for name in b)
+
+
+def test_what_an_outcome_evokes_is_no_prediction_of_it():
+    record = PredictionRecord(1, 1, False)
+    time = torch.arange(0.0, 1000.0, 5.0)
+    batch = {"phase": 0, "lane": torch.tensor([0]), "cue": torch.tensor([0]), "outcome": torch.tensor([0]),
+             "onset_ms": torch.tensor([300.0]), "probe": torch.tensor([False]), "latencies_ms": torch.tensor([[300.0]])}  # fmt: skip
+    anticipating = torch.exp(-((time - 280) ** 2) / 800)
+    evoked = 5 * torch.exp(-((time - 360) ** 2) / 800)
+    evoked[time <= 300] = 0
+    for signal, peak in ((anticipating + evoked, 280.0), (evoked, math.nan)):
+        record.add(batch, torch.stack([signal, signal], -1)[None], time)
+        assert record.trials_line(-1)["peak_ms"].item() == pytest.approx(peak, nan_ok=True)
+    probe = batch | {"onset_ms": torch.tensor([-1.0]), "outcome": torch.tensor([-1]), "probe": torch.tensor([True])}
+    record.add(probe, torch.stack([evoked, evoked], -1)[None], time)
+    assert record.trials_line(-1)["peak_ms"].item() == 360.0
 
 
 def test_reset_phases_forget_the_history_at_the_switch():

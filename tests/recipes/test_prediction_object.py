@@ -74,6 +74,16 @@ def test_compare_sets_rules_side_by_side(tmp_path: Path, capsys: pytest.CaptureF
     assert "test/timing_error_ms" in table
     assert "standard" in table
     assert "lms" in table
+    labelled = [f"{name}={tmp_path / name}" for name in ("standard", "lms")]
+    assert main(["prediction-rules", *labelled]) == 0
+    table = capsys.readouterr().out
+    assert "to probability" in table
+    assert "lms" in table
+    assert (
+        main(["prediction-rules", *labelled, "--output", str(tmp_path / "x.png")]) == 2
+    )  # nothing changed in so few trials
+    assert main(["prediction-rules", f"none={tmp_path / 'nowhere'}"]) == 2
+    assert "no last.ckpt" in capsys.readouterr().err
 
 
 def test_generator_learns_and_runs_free(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
