@@ -24,6 +24,7 @@ from plasticity_lightning.runtime.checkpoint_file import VerifyingIO, missing_pa
 from plasticity_lightning.runtime.clock import Clock
 from plasticity_lightning.runtime.exact_loops import WholeMoments, install, left
 from plasticity_lightning.runtime.unfinished import load_unfinished, unfinished_state
+from plasticity_lightning.runtime.updates import begins_anew
 
 __all__ = ["AtomicCheckpoint"]
 
@@ -105,6 +106,10 @@ class AtomicCheckpoint(WholeMoments, Checkpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the time interval; take up what was under way."""
         self._saved_at = time.monotonic()
+        for clock in filter(None, (self._batches, self._epochs)):
+            clock.start(trainer, pl_module)
+        if begins_anew(trainer):  # a best score of an earlier fit is none of this one
+            self.best_score = None
         states, self._unfinished = self._unfinished, None
         if states is not None and len(states) == trainer.world_size:
             load_unfinished(trainer, pl_module, states[trainer.global_rank])

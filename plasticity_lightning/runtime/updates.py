@@ -63,6 +63,7 @@ class UpdateCount:
 
     def __init__(self) -> None:
         self._steps: list[int] = []
+        self._seen = 0
         self._handles: list[RemovableHandle] = []
 
     def start(self, trainer: Trainer) -> None:
@@ -72,6 +73,7 @@ class UpdateCount:
         optimizers = optimizers_that_step(trainer)
         if begins_anew(trainer) or len(self._steps) != len(optimizers):
             self._steps = [trainer.global_step // len(optimizers)] * len(optimizers) if optimizers else []
+            self._seen = sum(self._steps)
         self._handles = [
             optimizer.register_step_post_hook(self._hook(index)) for index, optimizer in enumerate(optimizers)
         ]
@@ -101,13 +103,19 @@ class UpdateCount:
             )
         return trainer.global_step
 
-    def state_dict(self) -> list[int]:
-        """Steps of each optimiser."""
-        return list(self._steps)
+    def stepped(self) -> bool:
+        """Whether an optimiser has stepped since the last call, also one that the module steps without Lightning's wrapper."""
+        total, before = sum(self._steps), self._seen
+        self._seen = total
+        return total != before
 
-    def load_state_dict(self, state: list[int]) -> None:
+    def state_dict(self) -> dict[str, Any]:
+        """Steps of each optimiser, and those that `stepped` has told of."""
+        return {"steps": list(self._steps), "seen": self._seen}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the steps up again."""
-        self._steps = list(state)
+        self._steps, self._seen = list(state["steps"]), state["seen"]
 
     def _hook(self, index: int) -> Any:
         def count(optimizer: Optimizer, args: Any, kwargs: Any) -> None:

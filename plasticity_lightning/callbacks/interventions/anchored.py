@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from plasticity_lightning.callbacks.interventions.triggered import refuse_sharded, trained_parameters
 from plasticity_lightning.protocols import CoverageRow
 from plasticity_lightning.runtime.coverage import announce_coverage
+from plasticity_lightning.runtime.updates import begins_anew
 
 __all__ = ["Anchored"]
 
@@ -55,7 +56,7 @@ class Anchored(Callback):
             for name, p in trained_parameters(trainer, pl_module).items()
             if any(fnmatchcase(name, pattern) for pattern in self.patterns)
         }
-        if not self.anchors:
+        if begins_anew(trainer) or not self.anchors:
             self.anchors = {name: p.detach().clone() for name, p in chosen.items()}
         shapes = {name: tuple(a.shape) for name, a in self.anchors.items()}
         if shapes != {name: tuple(p.shape) for name, p in chosen.items()}:

@@ -16,6 +16,7 @@ from plasticity_lightning.interventions.unit_surgery import ActivitySums, outgoi
 from plasticity_lightning.protocols import CoverageRow
 from plasticity_lightning.runtime.clock import logging_due
 from plasticity_lightning.runtime.coverage import announce_coverage
+from plasticity_lightning.runtime.updates import UpdateCount, begins_anew
 from plasticity_lightning.runtime.weight_gate import changing_weights
 
 __all__ = ["ContinualBackprop"]
@@ -75,7 +76,7 @@ class ContinualBackprop(Callback):
         self._watch = UnitWatch(self._patterns, layers, "ContinualBackprop", init)
         self._activity = ActivitySums(signed=True)
         self._utilities: dict[str, UnitUtility] = {}
-        self._updates = 0
+        self._count = UpdateCount()
 
     @property
     def state_key(self) -> str:
@@ -98,9 +99,7 @@ class ContinualBackprop(Callback):
     ) -> None:
         """Update the utilities and replace units, if the optimiser has made a step."""
         self._watch.stop()
-        stepped = trainer.global_step != self._updates
-        self._updates = trainer.global_step
-        if stepped:
+        if self._count.stepped():
             self._step(trainer, pl_module)
         if logging_due(trainer):
             pl_module.log("intervention/continual_backprop/units", float(self.replaced), batch_size=1)
@@ -148,17 +147,22 @@ class ContinualBackprop(Callback):
             "utilities": {name: utility.state_dict() for name, utility in self._utilities.items()},
             "graph": self._watch.state_dict(),
             "replaced": self.replaced,
-            "updates": self._updates,
+            "count": self._count.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take up where `state_dict` left off."""
         self._utilities = {name: UnitUtility(**state) for name, state in state_dict["utilities"].items()}
         self._watch.load_state_dict(state_dict["graph"])
-        self.replaced, self._updates = state_dict["replaced"], state_dict["updates"]
+        self.replaced = state_dict["replaced"]
+        self._count.load_state_dict(state_dict["count"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Bring restored utilities to the module's device."""
+        """Bring restored utilities to the module's device; in a fit that begins anew forget those of an earlier one."""
+        self._count.start(trainer)
+        if begins_anew(trainer):
+            self._watch.forget()
+            self._utilities, self.replaced, self._activity = {}, 0, ActivitySums(signed=True)
         for utility in self._utilities.values():
             for name in ("utility", "mean", "age"):
                 setattr(utility, name, getattr(utility, name).to(pl_module.device))

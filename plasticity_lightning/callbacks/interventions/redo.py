@@ -119,6 +119,12 @@ class ReDo(TriggeredIntervention):
         replaced = float(sum(mask.sum() for mask in units.values()))
         return {"units": replaced, "fraction": replaced / max(sum(mask.numel() for mask in units.values()), 1)}
 
+    def forget(self) -> None:
+        """Forget the layers of an earlier fit, too."""
+        super().forget()
+        self._watch.forget()
+        self._activity = None
+
     def covers(self, trainer: Trainer, pl_module: LightningModule) -> list[tuple[str, str, str]]:
         """The layers whose units may be replaced, and the others with the reason."""
         return self._watch.covers(trainer, pl_module)

@@ -26,7 +26,7 @@ from plasticity_lightning.runtime.coverage import announce_coverage
 from plasticity_lightning.runtime.exact_loops import inside_epoch
 from plasticity_lightning.runtime.lightning_classes import is_lightning, keeps_parameters_whole
 from plasticity_lightning.runtime.trigger import Trigger
-from plasticity_lightning.runtime.updates import begins_anew, optimizers_that_step
+from plasticity_lightning.runtime.updates import UpdateCount, begins_anew, optimizers_that_step
 from plasticity_lightning.runtime.weight_gate import changing_weights
 
 __all__ = ["TriggeredIntervention", "broadcast", "optimizers_of", "refuse_sharded", "report", "trained_parameters"]
@@ -67,7 +67,7 @@ class TriggeredIntervention(Callback):
         self.seed = seed
         self.events = 0
         self._why: str | None = None
-        self._updates = 0
+        self._count = UpdateCount()
         self._between_steps = True
         self._key: dict[str, Any] = {"every": every, "at": self.trigger.at, "trigger": trigger, "unit": unit}
 
@@ -88,6 +88,10 @@ class TriggeredIntervention(Callback):
         """The seed of the present event for the layer `name`."""
         return derive_seed(self.seed, self.events, name)
 
+    def forget(self) -> None:
+        """Forget what belongs to an earlier fit."""
+        self.events, self._why, self._between_steps = 0, None, True
+
     def covers(self, trainer: Trainer, pl_module: LightningModule) -> Iterable[tuple[str, str, str]]:
         """(name, what, reason) of each part that `act` changes or leaves out, for the table of coverage."""
         return [("the module", "changed", "")]
@@ -105,16 +109,16 @@ class TriggeredIntervention(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the trigger; a callback that served an earlier fit begins anew."""
         self.trigger.start(trainer, pl_module)
+        self._count.start(trainer)
         if begins_anew(trainer):
-            self.events, self._why, self._updates, self._between_steps = 0, None, 0, True
+            self.forget()
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Act if an event is due and the gradients of this batch have been used up."""
         # with accumulated gradients a batch may end without a step; a module without optimisers has no steps at all
-        self._between_steps = trainer.global_step != self._updates or not optimizers_that_step(trainer)
-        self._updates = trainer.global_step
+        self._between_steps = self._count.stepped() or not optimizers_that_step(trainer)
         self._note(self.trigger.due(trainer, pl_module))
         self._act_if_due(trainer, pl_module)
 
@@ -131,7 +135,7 @@ class TriggeredIntervention(Callback):
             "trigger": self.trigger.state_dict(),
             "events": self.events,
             "why": self._why,
-            "updates": self._updates,
+            "count": self._count.state_dict(),
             "between_steps": self._between_steps,
         }
 
@@ -139,7 +143,8 @@ class TriggeredIntervention(Callback):
         """Take up where `state_dict` left off."""
         self.trigger.load_state_dict(state_dict["trigger"])
         self.events, self._why = state_dict["events"], state_dict["why"]
-        self._updates, self._between_steps = state_dict["updates"], state_dict["between_steps"]
+        self._count.load_state_dict(state_dict["count"])
+        self._between_steps = state_dict["between_steps"]
 
     def _note(self, why: str | None) -> None:
         self._why = why or self._why

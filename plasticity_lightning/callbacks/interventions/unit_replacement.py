@@ -160,6 +160,12 @@ class UnitWatch:
             return name in self.layers
         return any(fnmatchcase(source, pattern) for source in (name, *sources) for pattern in self.patterns)
 
+    def forget(self) -> None:
+        """Forget the layers of another fit."""
+        self.graph.clear()
+        self._told.clear()
+        self._looked = False
+
     def state_dict(self) -> dict[str, Any]:
         """The graph, in plain types."""
         return {name: dict(vars(layer)) for name, layer in self.graph.items()}

@@ -7,7 +7,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import nn
 
-from plasticity_lightning.callbacks import ReDo, Reset, ShrinkAndPerturb
+from plasticity_lightning.callbacks import ContinualBackprop, L2Init, ReDo, Reset, ShrinkAndPerturb, SoftReset
 from plasticity_lightning.callbacks.interventions.triggered import TriggeredIntervention
 
 from .toys import Regression, data, fit, weights
@@ -116,17 +116,42 @@ def test_manual_optimisation_with_several_optimisers():
     assert callback.acted == [(3, 9), (5, 15), (8, 24)]
 
 
-def test_a_callback_that_serves_a_second_fit_begins_anew():
-    callback = Recorder(every=3)
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: Reset("head", every=4),
+        lambda: ReDo(tau=0.9, every=2),
+        lambda: ContinualBackprop(rate=0.2, maturity=1),
+        lambda: L2Init(0.5),
+        lambda: L2Init(0.5, decoupled=True),
+        lambda: SoftReset(),
+        lambda: ReDo(tau=0.9, trigger="train/loss > 0.01", refractory=3),
+    ],
+)
+def test_a_callback_that_serves_a_second_fit_begins_anew(make):
+    """Of another module, here: neither its count nor its first weights, units and utilities are those of the first."""
+    callback, watched = Recorder(every=3), make()
+    fit(Regression(seed=5), [callback, watched], steps=7)
     ends = []
-    for _ in range(2):
+    for second in (watched, make()):
         callback.acted.clear()
         module = Regression()
-        fit(module, [callback, Reset("head", every=4)], steps=7)
+        fit(module, [callback, second], steps=7)
         assert callback.acted == [(3, 3), (6, 6)]
+        assert callback.events == 2
         ends.append(weights(module))
-    assert callback.events == 2
     assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
+def test_steps_past_lightnings_wrapper_are_steps():
+    class Bare(Manual):
+        def optimizers(self, use_pl_optimizer=True):
+            return super().optimizers(use_pl_optimizer=False)
+
+    callback, backprop = Recorder(every=5), ContinualBackprop(rate=0.2, maturity=1)
+    fit(Bare(), [callback, backprop], max_epochs=1, steps=-1)
+    assert [batch for batch, _ in callback.acted] == [3, 5, 8]
+    assert backprop.replaced > 0
 
 
 def test_one_callback_object_serves_two_fits_of_one_trainer():
