@@ -58,13 +58,16 @@ def allocate(
         Densities in [0, 1] by layer, in the order of `shapes`.
 
     Raises:
-        ValueError: if the name is unknown, a number is out of range, a layer unknown, or the floors alone exceed
-            `density`.
+        ValueError: if the name is unknown, a number is out of range, a shape empty, a layer unknown, or the floors alone
+            exceed `density`.
     """
     if name not in ALLOCATIONS:
         raise ValueError(f"allocation must be one of {', '.join(get_args(AllocationName))}, got {name!r}")
     if not 0 <= density <= 1:
         raise ValueError(f"density={density} must lie in [0, 1]")
+    for layer, shape in shapes.items():
+        if len(shape) < 2 or min(shape) < 1:
+            raise ValueError(f"shapes: layer {layer!r} is {tuple(shape)}, expected [out, in, ...] with no empty dimension")
     floors = dict(floors or {})
     for layer, floor in floors.items():
         if layer not in shapes:

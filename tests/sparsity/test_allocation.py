@@ -79,3 +79,10 @@ def test_errors():
         allocate("uniform", {"a": (10, 10)}, 0.5, {"a": 1.0})
     with pytest.raises(ValueError, match="layer 'x'"):
         allocate("uniform", {"a": (10, 10)}, 0.5, {"x": 1.0})
+
+
+@pytest.mark.parametrize("shape", [(0, 3), (3, 0), (4,)])
+@pytest.mark.parametrize("name", ["uniform", "er", "erk"])
+def test_an_empty_or_flat_shape_is_named(name, shape):
+    with pytest.raises(ValueError, match=r"layer 'a' is .*expected \[out, in, \.\.\.\]"):
+        allocate(name, {"b": (2, 2), "a": shape}, 0.5)

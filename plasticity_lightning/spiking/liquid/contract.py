@@ -122,6 +122,11 @@ def check_simulation(
     Raises:
         ValueError: naming the argument, its value and what is allowed.
     """
+    if not liquid.n_edges:
+        raise ValueError(
+            f"the liquid of {liquid.n_neurons} neurons and {liquid.n_inputs} inputs has no edge, so nothing can happen in "
+            "it: make input_density or the connection probabilities larger"
+        )
     if inputs.n_channels != liquid.n_inputs:
         raise ValueError(f"inputs have {inputs.n_channels} channels, the liquid takes {liquid.n_inputs}")
     if state.weight.shape != (liquid.n_edges,):

@@ -31,6 +31,17 @@ def test_an_image_without_ink_gives_no_pulse_no_spike_and_a_zero_feature() -> No
     assert silent_items(activity.counts) >= 1
 
 
+@pytest.mark.parametrize("name", ["reference", "cpu"])
+def test_a_liquid_without_edges_is_refused_by_every_engine(name: str) -> None:
+    nothing = ConnectionProbability(0.0, 0.0, 0.0, 0.0)
+    generator = torch.Generator().manual_seed(0)
+    liquid = grid_liquid((2, 2, 2), 3, input_density=0.0, probability=nothing, generator=generator)
+    trains = rate_encode(torch.ones(1, 3), sample_keys(0, torch.arange(1)), 5)
+    fixed = {"neuron": NeuronParameters(), "rule": STDP(), "astrocyte": None, "weights": "private"}
+    with pytest.raises(ValueError, match="8 neurons and 3 inputs has no edge.*input_density"):
+        engine(name)(liquid, trains, LiquidState(liquid.weight.double()), **fixed)
+
+
 @pytest.mark.parametrize(("n", "message"), [(3, "none of the 3 images has any ink"), (0, "empty set of images")])
 def test_a_set_without_ink_has_no_scale(n: int, message: str) -> None:
     with pytest.raises(ValueError, match=message):
