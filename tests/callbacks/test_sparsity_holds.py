@@ -240,7 +240,7 @@ def test_new_units_read_as_many_inputs_at_the_same_places_as_the_old_ones(positi
     class Watch(Callback):
         def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
             masks[trainer.global_step] = {name: mask.clone() for name, mask in sparse.masks.items()}
-            if trainer.global_step == 3:
+            if trainer.global_step == 4:  # the batch after the event is due is watched
                 self.incoming = pl_module.net[4].weight.detach().clone()
                 self.outgoing = pl_module.net[6].weight.detach().clone()
 
@@ -249,9 +249,9 @@ def test_new_units_read_as_many_inputs_at_the_same_places_as_the_old_ones(positi
     run = trainer([*callbacks, watch], max_epochs=1)
     run.fit(module, images(48))
     assert run.callback_metrics["intervention/redo/units"] == 12  # with so high a threshold all are dormant
-    for name in masks[2]:
-        assert torch.equal(masks[2][name], masks[3][name])
-    mask = masks[3]["net.4.weight"]
+    for name in masks[3]:
+        assert torch.equal(masks[3][name], masks[4][name])
+    mask = masks[4]["net.4.weight"]
     assert len(set(mask.sum(1).tolist())) == 1
     assert torch.equal(watch.incoming != 0, mask)  # drawn anew, and sparse
     assert not watch.outgoing.any()

@@ -38,7 +38,7 @@ def test_a_liquid_without_edges_is_refused_by_every_engine(name: str) -> None:
     liquid = grid_liquid((2, 2, 2), 3, input_density=0.0, probability=nothing, generator=generator)
     trains = rate_encode(torch.ones(1, 3), sample_keys(0, torch.arange(1)), 5)
     fixed = {"neuron": NeuronParameters(), "rule": STDP(), "astrocyte": None, "weights": "private"}
-    with pytest.raises(ValueError, match="8 neurons and 3 inputs has no edge.*input_density"):
+    with pytest.raises(ValueError, match=r"8 neurons and 3 inputs has no edge.*input_density"):
         engine(name)(liquid, trains, LiquidState(liquid.weight.double()), **fixed)
 
 
