@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, cast
 
 import lightning.pytorch as pl
 import torch
@@ -68,7 +68,8 @@ class PredictionObject(pl.LightningModule):
         n_outcomes: K, as in the data.
         lanes: L, as in the data.
         seed: of the first lane.
-        rule: "three_factor" is the prediction object; "lms", "force", "rls" and "ridge" are foils.
+        rule: "three_factor" is the prediction object; "lms", "force", "rls" and "ridge" are foils; or the
+            import path of a learner of yours.
         rule_arguments: options of the rule, see `readouts.learners`.
         reset_phases: phases of the protocol at whose first trial the rule forgets its history, not its weights.
         deviation_floor: Hz added to each neuron's deviation, positive.
@@ -92,7 +93,7 @@ class PredictionObject(pl.LightningModule):
         n_outcomes: int = 2,
         lanes: int = 1,
         seed: int = 0,
-        rule: Literal["three_factor", "lms", "force", "rls", "ridge"] = "three_factor",
+        rule: str = "three_factor",
         rule_arguments: dict[str, Any] | None = None,
         reset_phases: list[int] | None = None,
         deviation_floor: float = 2.0,

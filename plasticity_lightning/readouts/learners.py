@@ -12,8 +12,9 @@ Shapes: x [L, T, N]. Source: an independent model, see docs/papers/prediction_ob
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import Any, ClassVar, Literal, NamedTuple, Protocol
+from dataclasses import dataclass, fields, is_dataclass
+from importlib import import_module
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -112,7 +113,8 @@ class ThreeFactorRule:
         memory: tags kept, at least 1; a replay uses the newest `replay_memory`.
         replay_memory: of them.
         tag_ms: length of the tag.
-        tag_end_ms: where it ends after the onset; 0: strictly before it. Above 0 the outcome leaks into its own prediction.
+        tag_end_ms: where it ends after the onset; 0: strictly before it. Above 0 the outcome leaks into its own
+            prediction.
         bank_ms: latencies with a "when" row of their own; they sum to the readout of time if they are all the
             latencies there are.
         surprise: what raises the offline rate: nothing, or the "unsigned" or "signed" surprise of `surprise`.
@@ -423,14 +425,12 @@ LEARNERS: dict[str, type[Learner]] = {
 
 
 def learner_named(rule: str, arguments: dict[str, Any] | None = None) -> Learner:
-    """The learner `rule` of `LEARNERS` with these arguments.
+    """The learner `rule` of `LEARNERS`, or one of your own by its import path, with these arguments.
 
     Raises:
         ValueError: for an unknown rule or argument, with the nearest one, or a value out of range.
     """
-    if rule not in LEARNERS:
-        raise ValueError(f"rule={rule!r} must be one of {', '.join(LEARNERS)}{nearest(rule, LEARNERS)}")
-    kind, arguments = LEARNERS[rule], dict(arguments or {})
+    kind, arguments = _learner_class(rule), dict(arguments or {})
     known = [field.name for field in fields(kind)]  # type: ignore[arg-type]
     for name in arguments:
         if name not in known:
@@ -438,6 +438,27 @@ def learner_named(rule: str, arguments: dict[str, Any] | None = None) -> Learner
                 f"rule_arguments: rule {rule!r} has no {name!r}, but {', '.join(known)}{nearest(name, known)}"
             )
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in arguments.items()})
+
+
+def _learner_class(rule: str) -> type[Learner]:
+    if rule in LEARNERS:
+        return LEARNERS[rule]
+    module, _, name = rule.rpartition(".")
+    if not module:
+        raise ValueError(
+            f"rule={rule!r} must be one of {', '.join(LEARNERS)}, or an import path{nearest(rule, LEARNERS)}"
+        )
+    try:
+        kind = getattr(import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise ValueError(f"rule={rule!r} cannot be imported: {error}") from error
+    if not is_dataclass(kind) or not all(
+        hasattr(kind, part) for part in ("start", "learn", "reset", "product", "modulated")
+    ):
+        raise ValueError(
+            f"rule={rule!r} must be a dataclass with start, learn, reset, product and modulated: see `readouts.learners.Learner`"
+        )
+    return cast(type[Learner], kind)
 
 
 def _online(

@@ -125,6 +125,8 @@ def test_targets_by_hand():
     ("rule", "arguments", "named"),
     [
         ("hebb", {}, "must be one of"),
+        ("nowhere.Rule", {}, "cannot be imported"),
+        ("plasticity_lightning.readouts.learners.Trial", {}, "must be a dataclass"),
         ("three_factor", {"delay": 3}, "did you mean 'delay_ms'"),
         ("three_factor", {"eta": 0.0}, "eta=0.0"),
         ("three_factor", {"delay_ms": -5.0}, "delay_ms"),

@@ -62,6 +62,16 @@ def test_figures_are_drawn_and_the_raster_moves_nothing(tmp_path):
     assert torch.equal(with_raster.state_step, without.state_step)
 
 
+def test_figures_of_a_resumed_run_are_the_same_to_the_byte(tmp_path):
+    saver = AtomicCheckpoint(str(tmp_path / "ck"), every_n_batches=10)
+    with pytest.raises(Killed):
+        fit(module(), [Kill(), saver], tmp_path / "part")
+    fit(module(), [PredictionMonitor()], tmp_path / "rest", resume=str(tmp_path / "ck" / "last.ckpt"))
+    fit(module(), [PredictionMonitor()], tmp_path / "whole")
+    for drawn in (tmp_path / "whole" / "run" / "figures").glob("*.png"):
+        assert drawn.read_bytes() == (tmp_path / "rest" / "run" / "figures" / drawn.name).read_bytes(), drawn.name
+
+
 def test_angles_are_measured_with_their_nulls(tmp_path):
     monitor = SubspaceMonitor(every=6, draws=20)
     trainer = fit(module(rule_arguments=BANK), [monitor], tmp_path)
