@@ -57,7 +57,9 @@ class EvaluationVideo(Callback):
         self._evaluations = 0
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that the module records."""
+        """Check that the module records; agree on the folder."""
+        log_dir = trainer.log_dir if trainer.loggers else None  # a collective: all ranks ask
+        self._folder = self.folder or (f"{log_dir}/videos" if log_dir else None)
         if not isinstance(pl_module, RecordsEpisodes):
             raise MisconfigurationException(
                 f"EvaluationVideo needs {type(pl_module).__name__} to have an attribute record_scenes: int and a method "
@@ -99,10 +101,9 @@ class EvaluationVideo(Callback):
             return
         scenes = scenes[:: self.every_nth]
         video, frame = animated_gif(scenes, self.frames_per_second), progress_of(pl_module, "frame") or 0
-        folder = self.folder or (f"{trainer.log_dir}/videos" if trainer.loggers and trainer.log_dir else None)
-        if folder is not None:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            (Path(folder) / f"{stage}_{frame:09d}.gif").write_bytes(video)
+        if self._folder is not None:
+            Path(self._folder).mkdir(parents=True, exist_ok=True)
+            (Path(self._folder) / f"{stage}_{frame:09d}.gif").write_bytes(video)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 _add_gif(logger.experiment, f"{stage}/episode", video, scenes, frame)
