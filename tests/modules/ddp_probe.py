@@ -14,7 +14,8 @@ class RanksAgree(pl.Callback):
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Compare."""
         weights = torch.cat([p.detach().flatten() for p in pl_module.parameters()])
-        own = torch.tensor([pl_module.updates, pl_module.replay_ratio, pl_module._returns.sum()], dtype=torch.float64)
+        rewards = float(pl_module._replay._ring.reward.sum())
+        own = torch.tensor([pl_module.updates, pl_module.replay_ratio, rewards], dtype=torch.float64)
         for mine in (weights, own):
             others = [torch.zeros_like(mine) for _ in range(trainer.world_size)]
             torch.distributed.all_gather(others, mine)
