@@ -22,7 +22,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample, pad
 from torch.utils.data import DataLoader, IterableDataset
 
-from plasticity_lightning.control.environments import ContinuousActions
+from plasticity_lightning.control.environments import ContinuousActions, EnvironmentForm
 from plasticity_lightning.control.environments.steps import place_steps
 from plasticity_lightning.control.replay import FrameReplay
 from plasticity_lightning.runtime.heap import keep_heap
@@ -113,7 +113,7 @@ def stacked(episode: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
 
 
 def fill(replay: FrameReplay, episode: dict[str, np.ndarray]) -> None:
-    steps, _ = place_steps(None, 1, FRAME, ACTIONS)
+    steps, _ = place_steps(None, 1, EnvironmentForm(FRAME, ACTIONS, 2, 500, True))
     replay.start(episode["frame"][:1])
     for t in range(1, len(episode["frame"])):
         for name in ("frame", "action"):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from plasticity_lightning.control.environments.contract import Actions, State
+from plasticity_lightning.control.environments.contract import State
 from plasticity_lightning.control.environments.group import EnvironmentGroup
 from plasticity_lightning.control.environments.processes import EnvironmentProcess
 from plasticity_lightning.control.environments.registry import EnvironmentSpec
@@ -37,18 +37,12 @@ class Collector:
         processes: how many processes share the environments in mode "process"; None gives each its own.
 
     Attributes:
-        frame_shape, actions, frames_per_step, episode_steps, resumable: of one environment, see `PixelEnvironment`.
+        form: of one environment; `frame_shape`, `actions` and `resumable` are its own.
 
     Raises:
         ValueError: if there is no seed, the mode is unknown or there are more processes than environments.
         UserError: if the environment cannot be built.
     """
-
-    frame_shape: tuple[int, int, int]
-    actions: Actions
-    frames_per_step: int
-    episode_steps: int | None
-    resumable: bool
 
     def __init__(
         self, spec: EnvironmentSpec, seeds: list[int], mode: Mode = "process", processes: int | None = None
@@ -75,10 +69,8 @@ class Collector:
         except BaseException:
             self.close()
             raise
-        first = self._parts[0]
-        self.frame_shape, self.actions = first.frame_shape, first.actions
-        self.frames_per_step, self.episode_steps = first.frames_per_step, first.episode_steps
-        self.resumable = first.resumable
+        self.form = self._parts[0].form
+        self.frame_shape, self.actions, self.resumable = self.form.frame_shape, self.form.actions, self.form.resumable
 
     def reset(self) -> np.ndarray:
         """Begin an episode everywhere; returns the first frames uint8 [E, C, H, W]."""
@@ -120,7 +112,7 @@ class Collector:
             raise RuntimeError("result: submit actions first")
         self._submitted = False
         self._receive()
-        steps, _ = place_steps(None, self.n, self.frame_shape, self.actions)
+        steps, _ = place_steps(None, self.n, self.form)
         for part, where in zip(self._parts, self._slices, strict=True):
             for name, array in vars(part.steps).items():
                 getattr(steps, name)[where] = array

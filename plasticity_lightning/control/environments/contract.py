@@ -20,6 +20,7 @@ __all__ = [
     "BrokenEnvironmentError",
     "ContinuousActions",
     "DiscreteActions",
+    "EnvironmentForm",
     "PixelEnvironment",
     "State",
     "Step",
@@ -114,6 +115,25 @@ class DiscreteActions:
 Actions = ContinuousActions | DiscreteActions
 
 
+@dataclass(frozen=True)
+class EnvironmentForm:
+    """What an agent has to know of an environment before it sees it.
+
+    Args:
+        frame_shape: (C, H, W) of a frame.
+        actions: what `step` takes.
+        frames_per_step: simulated frames a step, the action repeat; published curves count frames.
+        episode_steps: steps of the longest episode; None if there is no limit.
+        resumable: whether `state` and `set_state` work; else a resumed run has to begin a new episode.
+    """
+
+    frame_shape: tuple[int, int, int]
+    actions: Actions
+    frames_per_step: int
+    episode_steps: int | None
+    resumable: bool
+
+
 class PixelEnvironment(ABC):
     """One environment seen through one camera; subclasses fill in the five underscored methods.
 
@@ -150,6 +170,11 @@ class PixelEnvironment(ABC):
         self.name, self.frame_shape, self.actions = name, frame_shape, actions
         self.frames_per_step, self.episode_steps = frames_per_step, episode_steps
         self._over = True  # before the first reset and after a last step
+
+    @property
+    def form(self) -> EnvironmentForm:
+        """Shapes and counts, for whoever does not hold the environment itself."""
+        return EnvironmentForm(self.frame_shape, self.actions, self.frames_per_step, self.episode_steps, self.resumable)
 
     def reset(self) -> Step:
         """Begin an episode: its first frame with reward 0 and discount 1."""

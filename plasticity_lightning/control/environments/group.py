@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from plasticity_lightning.control.environments.contract import (
-    Actions,
     BrokenEnvironmentError,
+    EnvironmentForm,
     PixelEnvironment,
     State,
     Step,
@@ -33,15 +33,11 @@ class EnvironmentGroup:
         seeds: one an environment.
 
     Attributes:
-        frame_shape, actions, frames_per_step, episode_steps, resumable: of one environment, once built.
+        form: of one environment, once built.
         steps: where actions are written and results appear, once built.
     """
 
-    frame_shape: tuple[int, int, int]
-    actions: Actions
-    frames_per_step: int
-    episode_steps: int | None
-    resumable: bool
+    form: EnvironmentForm
     steps: Steps
 
     def __init__(self, spec: EnvironmentSpec, seeds: list[int]) -> None:
@@ -57,15 +53,12 @@ class EnvironmentGroup:
         """
         for seed in self.seeds:
             self._environments.append(self.spec.make(seed))
-        first = self._environments[0]
-        self.frame_shape, self.actions = first.frame_shape, first.actions
-        self.frames_per_step, self.episode_steps = first.frames_per_step, first.episode_steps
-        self.resumable = first.resumable
+        self.form = self._environments[0].form
         self.place(None)
 
     def place(self, buffer: mmap | None) -> None:
         """Let `steps` lie in `buffer`; None takes memory of its own."""
-        self.steps, _ = place_steps(buffer, len(self.seeds), self.frame_shape, self.actions)
+        self.steps, _ = place_steps(buffer, len(self.seeds), self.form)
 
     def send(self, command: str, argument: Any = None) -> None:
         """Keep a command for `receive`."""

@@ -15,7 +15,7 @@ import sys
 from multiprocessing.connection import Connection
 from typing import Any
 
-from plasticity_lightning.control.environments.contract import Actions, BrokenEnvironmentError
+from plasticity_lightning.control.environments.contract import BrokenEnvironmentError, EnvironmentForm
 from plasticity_lightning.control.environments.headless import TORCH_FREE
 from plasticity_lightning.control.environments.registry import EnvironmentSpec
 from plasticity_lightning.control.environments.steps import Steps, place_steps
@@ -32,11 +32,7 @@ class EnvironmentProcess:
         seeds: one an environment.
     """
 
-    frame_shape: tuple[int, int, int]
-    actions: Actions
-    frames_per_step: int
-    episode_steps: int | None
-    resumable: bool
+    form: EnvironmentForm
     steps: Steps
 
     def __init__(self, spec: EnvironmentSpec, seeds: list[int]) -> None:
@@ -65,17 +61,11 @@ class EnvironmentProcess:
         Raises:
             UserError: if that is impossible.
         """
-        (
-            self.frame_shape,
-            self.actions,
-            self.frames_per_step,
-            self.episode_steps,
-            self.resumable,
-        ) = self.receive()
-        size = place_steps(None, len(self.seeds), self.frame_shape, self.actions)[1]
+        self.form = self.receive()
+        size = place_steps(None, len(self.seeds), self.form)[1]
         os.ftruncate(self._memory, size)
         # closed with its last user: the steps of a collector may outlive it
-        self.steps, _ = place_steps(mmap.mmap(self._memory, size), len(self.seeds), self.frame_shape, self.actions)
+        self.steps, _ = place_steps(mmap.mmap(self._memory, size), len(self.seeds), self.form)
         self.send("map", (self._memory, size))
         self.receive()
 

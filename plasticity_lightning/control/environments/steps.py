@@ -7,7 +7,7 @@ from mmap import mmap
 
 import numpy as np
 
-from plasticity_lightning.control.environments.contract import Actions
+from plasticity_lightning.control.environments.contract import EnvironmentForm
 
 __all__ = ["Steps", "place_steps"]
 
@@ -35,18 +35,18 @@ class Steps:
     reset_frame: np.ndarray
 
 
-def place_steps(buffer: mmap | None, n: int, frame_shape: tuple[int, int, int], actions: Actions) -> tuple[Steps, int]:
+def place_steps(buffer: mmap | None, n: int, form: EnvironmentForm) -> tuple[Steps, int]:
     """Arrays of the steps of `n` environments in `buffer`, one after the other, and the bytes that they take.
 
     Without a buffer the arrays are new ones. Two processes that call it with the same memory see the same steps.
     """
     layout: dict[str, tuple[tuple[int, ...], type[np.generic]]] = {
-        "action": ((n, *actions.shape), actions.dtype),
-        "frame": ((n, *frame_shape), np.uint8),
+        "action": ((n, *form.actions.shape), form.actions.dtype),
+        "frame": ((n, *form.frame_shape), np.uint8),
         "reward": ((n,), np.float32),
         "discount": ((n,), np.float32),
         "last": ((n,), np.bool_),
-        "reset_frame": ((n, *frame_shape), np.uint8),
+        "reset_frame": ((n, *form.frame_shape), np.uint8),
     }
     arrays, offset = {}, 0
     for name, (shape, dtype) in layout.items():

@@ -31,13 +31,7 @@ def serve(connection: Connection) -> None:
                 if command == "build":
                     group = EnvironmentGroup(*argument)
                     group.build()
-                    answer = (
-                        group.frame_shape,
-                        group.actions,
-                        group.frames_per_step,
-                        group.episode_steps,
-                        group.resumable,
-                    )
+                    answer = group.form
                 elif command == "map":
                     assert group is not None
                     group.place(mmap.mmap(*argument))
