@@ -1,14 +1,19 @@
 """The replay's content beside the checkpoints: appended, shared by several checkpoints, whole after kills and a full disk."""
 
 import io
+import os
 import resource
+import shutil
+import tempfile
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
 
 from plasticity_lightning.control.replay import FrameReplay
 from plasticity_lightning.errors import UserError
@@ -228,3 +233,64 @@ def test_n_step_and_stack_may_differ_when_it_is_restored(tmp_path):
     saved = checkpoint(target, tmp_path)
     saved["draws"] = other.state()
     assert_same(resumed(tmp_path, saved, n_step=1, stack=2, tail="short"), other)
+
+
+class LogMachine(RuleBasedStateMachine):
+    """Any order of steps, checkpoints, kills in the middle of an append, resumes and clean-ups."""
+
+    def __init__(self):
+        super().__init__()
+        self.folder = Path(tempfile.mkdtemp())
+        self.source, self.target = Source(2), replay()
+        feed(self.target, self.source, 1)
+        self.kept = []  # checkpoints in place: what they hold, and the frames that belong to it
+        self.save()
+
+    @rule(ticks=st.integers(1, 12))
+    def play(self, ticks):
+        feed(self.target, self.source, ticks)
+
+    @rule()
+    def save(self):
+        saved = checkpoint(self.target, self.folder)
+        self.kept = [*self.kept[-2:], (saved, live_frames(self.target))]
+
+    @rule(keep=st.floats(0, 1))
+    def killed_while_appending(self, keep):
+        before = {path: path.stat().st_size for path in self.folder.iterdir()}
+        self.target.append_to(self.folder)
+        grown = [path for path in sorted(self.folder.iterdir()) if path.stat().st_size > before.get(path, 0)]
+        for path in grown[-1:]:
+            size = before.get(path, 0)
+            os.truncate(path, size + int(keep * (path.stat().st_size - size)))
+        self.resume(-1)
+
+    @rule(which=st.integers(0, 2))
+    def resume(self, which):
+        saved, frames = self.kept[which % len(self.kept) if which >= 0 else -1]
+        self.target = resumed(self.folder, saved)
+        assert live_frames(self.target) == frames
+
+    @rule()
+    def clean(self):
+        self.target.drop_unreferenced(self.folder, [saved["content"] for saved, _ in self.kept])
+
+    @invariant()
+    def every_checkpoint_in_place_can_be_resumed_from(self):
+        for saved, frames in self.kept:
+            assert live_frames(resumed(self.folder, saved)) == frames
+
+    def teardown(self):
+        shutil.rmtree(self.folder)
+
+
+def live_frames(target):
+    ring = target._ring
+    return [
+        ring.frames[e, [t % ring.length for t in range(ring.oldest[e], ring.count[e])]].tobytes() for e in range(ring.n)
+    ]
+
+
+def test_no_order_of_events_harms_a_checkpoint(small_segments, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda handle: None)  # the system does not fail here
+    run_state_machine_as_test(LogMachine, settings=settings(max_examples=25, stateful_step_count=15, deadline=None))
