@@ -62,6 +62,26 @@ class NonlinearityKind:
         }[kind]
 
 
+def _tanh_bound(a: Tensor) -> Tensor:
+    return a.abs() > 0.99
+
+
+def _sigmoid_bound(a: Tensor) -> Tensor:
+    return (a > 0.99) | (a < 0.01)
+
+
+def _hardsigmoid_bound(a: Tensor) -> Tensor:
+    return (a <= 0) | (a >= 1)
+
+
+def _hardtanh_bound(a: Tensor) -> Tensor:
+    return a.abs() >= 1
+
+
+def _relu6_bound(a: Tensor) -> Tensor:
+    return a >= 6
+
+
 # what the monitor also measures, and no function of torch stands for
 SPIKING = NonlinearityKind("spiking", signed=True, elementwise=False, spikes=True)
 CUSTOM = NonlinearityKind("custom", signed=True, elementwise=False, spikes=None)
@@ -71,7 +91,7 @@ NONLINEARITIES: dict[str, NonlinearityKind] = {
     kind.name: kind
     for kind in (
         NonlinearityKind("relu", (nn.ReLU,), signed=True),
-        NonlinearityKind("relu6", (nn.ReLU6,), signed=True, saturated=lambda a: a >= 6),
+        NonlinearityKind("relu6", (nn.ReLU6,), signed=True, saturated=_relu6_bound),
         NonlinearityKind("leaky_relu", (nn.LeakyReLU,), signed=True),
         NonlinearityKind("prelu", (nn.PReLU,), signed=True),
         NonlinearityKind("rrelu", (nn.RReLU,), signed=True, elementwise=False),
@@ -84,13 +104,13 @@ NONLINEARITIES: dict[str, NonlinearityKind] = {
         NonlinearityKind("mish", (nn.Mish,)),
         NonlinearityKind("hardswish", (nn.Hardswish,)),
         NonlinearityKind("softsign", (nn.Softsign,)),
-        NonlinearityKind("hardtanh", (nn.Hardtanh,), saturated=lambda a: a.abs() >= 1),
+        NonlinearityKind("hardtanh", (nn.Hardtanh,), saturated=_hardtanh_bound),
         NonlinearityKind("tanhshrink", (nn.Tanhshrink,)),
         NonlinearityKind("softshrink", (nn.Softshrink,)),
         NonlinearityKind("hardshrink", (nn.Hardshrink,)),
-        NonlinearityKind("tanh", (nn.Tanh,), saturated=lambda a: a.abs() > 0.99, gate=True),
-        NonlinearityKind("sigmoid", (nn.Sigmoid,), saturated=lambda a: (a > 0.99) | (a < 0.01), gate=True),
-        NonlinearityKind("hardsigmoid", (nn.Hardsigmoid,), saturated=lambda a: (a <= 0) | (a >= 1), gate=True),
+        NonlinearityKind("tanh", (nn.Tanh,), saturated=_tanh_bound, gate=True),
+        NonlinearityKind("sigmoid", (nn.Sigmoid,), saturated=_sigmoid_bound, gate=True),
+        NonlinearityKind("hardsigmoid", (nn.Hardsigmoid,), saturated=_hardsigmoid_bound, gate=True),
         NonlinearityKind("softplus", (nn.Softplus,), gate=True),
         NonlinearityKind("logsigmoid", (nn.LogSigmoid,), gate=True),
         *(NonlinearityKind(name, gate=True) for name in ("clamp", "clip", "clamp_min", "clamp_max")),

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from importlib import import_module
 from typing import Any, Literal
 
+import torch
 from torch import Tensor
 
 from plasticity_lightning.errors import nearest
@@ -183,6 +184,14 @@ def chosen_measures(given: Sequence[Any]) -> dict[str, Measure]:
     return chosen
 
 
+def _of_eigenpair(pair: curvature.Eigenpair) -> dict[str, Tensor]:
+    return {"sharpness": pair.value, "sharpness_residual": pair.residual}
+
+
+def _ratio(result: trainability.ProbeResult) -> Tensor:
+    return result.ratio
+
+
 def _listed(*measures: Measure) -> dict[str, Measure]:
     return {measure.name: measure for measure in measures}
 
@@ -225,16 +234,16 @@ MEASURES: dict[str, Measure] = _listed(
             options=("targets", "loss")),
     Measure(curvature.sharpness, "probe", "lower", "expensive", None, "largest eigenvalue of the Hessian",
             options=("targets", "loss"),
-            read=lambda pair: {"sharpness": pair.value, "sharpness_residual": pair.residual}),
+            read=_of_eigenpair),
     Measure(curvature.hessian_rank, "probe", "higher", "expensive", None, "eigenvalues above 1 % of the largest",
             options=("targets", "loss")),
     Measure(trainability.probe_loss, "probe", "lower", "expensive", None,
             "loss on random targets relative to a fresh network",
-            options=("optimizer", "task", "steps"), read=lambda result: result.ratio),
+            options=("optimizer", "task", "steps"), read=_ratio),
     # spikes
     Measure(spiking.silent, "spikes", "lower", "cheap", "units", "neurons without a spike", on="spiking", share=True, given="counts"),
     Measure(spiking.firing_rate, "spikes", "neither", "cheap", "units", "rates in Hz",
-            on="spiking", options=("duration",), read=lambda rates: rates.mean(), given="counts"),
+            on="spiking", options=("duration",), read=torch.mean, given="counts"),
     Measure(spiking.rate_cv, "spikes", "neither", "cheap", "mean", "variation of rates across neurons", on="spiking", given="counts"),
     Measure(spiking.isi_cv, "spikes", "neither", "moderate", "mean", "irregularity of spike trains", on="spiking"),
     Measure(spiking.fano, "spikes", "neither", "cheap", "mean", "variance over mean of spike counts",

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
@@ -159,8 +160,8 @@ class PlasticityMonitor(Callback):
         self._open = False
         self._eager: EagerExecution | None = None
         self._restored: dict[str, Any] = {}
-        self._new_collector = lambda: ActivationCollector({"tau": tau}, unit_dim, sync=on == "batch")
-        self._new_probe = lambda: Probe(network, probe_size, loss, probe_steps)
+        self._new_collector = partial(ActivationCollector, {"tau": tau}, unit_dim, sync=on == "batch")
+        self._new_probe = partial(Probe, network, probe_size, loss, probe_steps)
         self._weights: WeightMeter | None = None
         self._shown_before: str | None = None
         self._forget()

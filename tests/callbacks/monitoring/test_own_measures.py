@@ -3,6 +3,7 @@
 import ast
 import inspect
 import pathlib
+import pickle
 from dataclasses import replace
 
 import pytest
@@ -140,6 +141,13 @@ def test_a_measure_of_every_kind():
 def test_what_is_no_measure_is_refused(measures, words):
     with pytest.raises(ValueError, match=words):
         PlasticityMonitor(measures=measures)
+
+
+def test_a_monitor_can_be_sent_to_another_process():
+    measures = [name for name, measure in MEASURES.items() if not measure.elsewhere]
+    monitor = pickle.loads(pickle.dumps(PlasticityMonitor([*measures, largest])))
+    assert monitor.measures == (*measures, "largest")
+    assert all(monitor.entries[name] == MEASURES[name] for name in measures)
 
 
 def test_a_changed_entry_is_used(monkeypatch):
