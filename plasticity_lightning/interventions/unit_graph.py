@@ -278,7 +278,7 @@ class UnitTracer(TorchFunctionMode):
         out: Any,
     ) -> None:
         if name == "__get__":
-            if isinstance(out, Tensor) and func == torch.Tensor.data.__get__:  # type: ignore[attr-defined]  # a slot of C # a descriptor
+            if isinstance(out, Tensor) and func == torch.Tensor.data.__get__:  # type: ignore[attr-defined]  # set in C, which mypy does not see
                 self._tags[out] = before[0][1]
                 return
             if func not in _TURNED:
