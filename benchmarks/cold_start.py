@@ -27,10 +27,14 @@ RUNS = {
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="one round: shows that it runs, not how fast")
-    rounds = 1 if parser.parse_args().quick else 5
-    best = dict.fromkeys(RUNS, float("inf"))
-    for _ in range(rounds):
-        for name, command in RUNS.items():
+    parser.add_argument("--only", nargs="+", default=list(RUNS), choices=list(RUNS), help="these commands alone")
+    options = parser.parse_args()
+    runs = {
+        name: RUNS[name] for name in dict.fromkeys((PYTHON, LIGHTNING, *options.only)) if _wanted(name, options.only)
+    }
+    best = dict.fromkeys(runs, float("inf"))
+    for _ in range(1 if options.quick else 5):
+        for name, command in runs.items():
             best[name] = min(best[name], seconds(command))
     for name, taken in best.items():
         baseline = LIGHTNING if "fit" in name else PYTHON
@@ -40,6 +44,11 @@ def main() -> None:
             else f"  {taken / best[baseline]:.2f}x, {taken - best[baseline]:+.2f} s against {baseline}"
         )
         print(f"{name:<30} {taken:6.2f} s{against}")
+
+
+def _wanted(name: str, chosen: list[str]) -> bool:
+    """Whether a command is to be timed: chosen, or the baseline of a chosen one."""
+    return name in chosen or name == PYTHON or (name == LIGHTNING and any("fit" in other for other in chosen))
 
 
 def seconds(command: list[str]) -> float:

@@ -94,6 +94,7 @@ def quick(root: Path) -> None:
             "--trainer.max_epochs=2",
             "--trainer.check_val_every_n_epoch=1",
             "--trainer.enable_progress_bar=false",
+            "--data.init_args.limit_train=256",
         ]
         if main([*arguments, f"--trainer.default_root_dir={root / method}"]):
             raise SystemExit(f"{method} did not train")

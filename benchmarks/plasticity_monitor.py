@@ -136,6 +136,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer steps and small batches: shows that it runs")
     parser.add_argument("--cases", nargs="+", default=["critic", "resnet18"], choices=["critic", "resnet18"])
+    parser.add_argument("--batch", type=int, help="batch size; 16 in quick runs, 256 of the critic, 128 of ResNet-18")
     parser.add_argument("--pairs", type=int, default=40, help="measured and bare steps of each variant")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
@@ -152,7 +153,7 @@ def main() -> None:
         "moderate defaults": (moderate, 0),
     }
     for case in arguments.cases:
-        batch_size = 16 if arguments.quick else {"critic": 256, "resnet18": 128}[case]
+        batch_size = arguments.batch or (16 if arguments.quick else {"critic": 256, "resnet18": 128}[case])
         ratios = {}
         for name, (chosen, figures) in variants.items():
             with tempfile.TemporaryDirectory() as folder:

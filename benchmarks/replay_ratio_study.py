@@ -2,6 +2,7 @@
 
     python benchmarks/replay_ratio_study.py runs/study            # runs what is missing, then writes table and plot
     python benchmarks/replay_ratio_study.py runs/study --limit 2  # at most two runs, for a shared machine
+    python benchmarks/replay_ratio_study.py --quick               # one tiny run: shows that it runs
 
 One run at a time, each the quickstart recipe with overlays; a run whose `result.json` exists is not repeated.
 """
@@ -12,6 +13,7 @@ import argparse
 import json
 import math
 import statistics
+import tempfile
 import time
 from pathlib import Path
 
@@ -21,6 +23,17 @@ from matplotlib.figure import Figure
 from plasticity_lightning.cli import main
 
 RATIOS = {"0.5": "rr_05", "1": "rr_1", "2": "rr_2", "4": "rr_4", "adaptive": "adaptive_quickstart"}
+TINY = {  # of --quick
+    "model.init_args.replay.capacity": 400,
+    "model.init_args.replay.batch_size": 4,
+    "model.init_args.loop.random_steps": 10,
+    "model.init_args.loop.learning_starts": 10,
+    "model.init_args.loop.ticks_per_epoch": 30,
+    "model.init_args.loop.evaluation_episodes": 1,
+    "trainer.max_epochs": 1,
+    "trainer.val_check_interval": 15,
+    "trainer.log_every_n_steps": 5,
+}
 TAGS = ("train/return", "plasticity/fau/critic", "replay_ratio", "eval/return", "test/return")
 
 
@@ -29,13 +42,14 @@ def conditions(seeds: int) -> list[tuple[str, bool, int]]:
     return [(ratio, augmented, seed) for seed in range(seeds) for augmented in (True, False) for ratio in RATIOS]
 
 
-def run(folder: Path, ratio: str, augmented: bool, seed: int) -> None:
+def run(folder: Path, ratio: str, augmented: bool, seed: int, tiny: bool = False) -> None:
     overlays = [RATIOS[ratio], *([] if augmented else ["no_augmentation"])]
     configs = ["visual_control/quickstart", *(f"visual_control/overlays/{name}" for name in overlays)]
     began = time.process_time()
     arguments = [*(f"--config={config}" for config in configs), f"--seed_everything={seed}"]
     arguments += [f"--model.init_args.loop.seed={seed}", f"--trainer.default_root_dir={folder}"]
     arguments += ["--trainer.enable_progress_bar=false", "--model.init_args.replay.checkpoint=false"]
+    arguments += [f"--{name}={value}" for name, value in TINY.items()] if tiny else []
     if main(["fit", *arguments]) != 0:
         raise SystemExit(f"{folder}: the run failed")
     curves = read_curves(sorted(folder.glob("version_*"))[-1])
@@ -97,14 +111,14 @@ def plot(results: list[dict], path: Path) -> None:
     figure.savefig(path)
 
 
-def study(folder: Path, seeds: int, limit: int | None) -> None:
+def study(folder: Path, seeds: int, limit: int | None, tiny: bool = False) -> None:
     torch.set_num_threads(1)
     done = 0
     for ratio, augmented, seed in conditions(seeds):
         place = folder / f"rr_{ratio}_{'on' if augmented else 'off'}_{seed}"
         if (place / "result.json").is_file() or (limit is not None and done >= limit):
             continue
-        run(place, ratio, augmented, seed)
+        run(place, ratio, augmented, seed, tiny)
         done += 1
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))]
     if results:
@@ -115,8 +129,15 @@ def study(folder: Path, seeds: int, limit: int | None) -> None:
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("folder", type=Path)
+    parser.add_argument("folder", nargs="?", type=Path)
+    parser.add_argument("--quick", action="store_true", help="one tiny run: shows that it runs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--limit", type=int, help="runs of this call")
     options = parser.parse_args()
-    study(options.folder, options.seeds, options.limit)
+    if options.quick:
+        with tempfile.TemporaryDirectory() as temporary:
+            study(Path(temporary), 1, 1, tiny=True)
+    elif options.folder is None:
+        parser.error("give the folder of the runs, or --quick")
+    else:
+        study(options.folder, options.seeds, options.limit)
