@@ -95,6 +95,7 @@ def quick(root: Path) -> None:
             "--trainer.check_val_every_n_epoch=1",
             "--trainer.enable_progress_bar=false",
             "--data.init_args.limit_train=256",
+            "--trainer.callbacks.init_args.every=1",
         ]
         if main([*arguments, f"--trainer.default_root_dir={root / method}"]):
             raise SystemExit(f"{method} did not train")

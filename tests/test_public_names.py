@@ -33,6 +33,7 @@ TESTED_THROUGH = {
     "callbacks/sparse_training/sync.py": "callbacks/sparse_training/test_prune_regrow.py",
     "cli/app.py": "cli/test_command.py",
     "cli/errors.py": "cli/test_command.py",
+    "cli/prediction_rules.py": "test_docs.py",
     "cli/recipes.py": "cli/test_command.py",
     "cli/runs.py": "cli/test_command.py",
     "control/environments/contract.py": "control/environments/test_atari.py",

@@ -67,7 +67,9 @@ def allocate(
         raise ValueError(f"density={density} must lie in [0, 1]")
     for layer, shape in shapes.items():
         if len(shape) < 2 or min(shape) < 1:
-            raise ValueError(f"shapes: layer {layer!r} is {tuple(shape)}, expected [out, in, ...] with no empty dimension")
+            raise ValueError(
+                f"shapes: layer {layer!r} is {tuple(shape)}, expected [out, in, ...] with no empty dimension"
+            )
     floors = dict(floors or {})
     for layer, floor in floors.items():
         if layer not in shapes:
