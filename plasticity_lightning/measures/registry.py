@@ -127,8 +127,9 @@ class Measure:
     @property
     def definition(self) -> Callable[..., Any]:
         """The function as its module has it now, so that whoever replaces it there, replaces it here."""
+        name = getattr(self.function, "__qualname__", "")  # with dots in it the function belongs to no module's top level
         module = sys.modules.get(getattr(self.function, "__module__", None) or "")
-        return getattr(module, getattr(self.function, "__name__", ""), self.function)
+        return getattr(module, name, self.function)
 
     def applies(self, kind: NonlinearityKind) -> bool:
         """Whether it is a measure of layers' activity that means something behind this nonlinearity."""

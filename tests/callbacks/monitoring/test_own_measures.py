@@ -143,6 +143,13 @@ def test_what_is_no_measure_is_refused(measures, words):
         PlasticityMonitor(measures=measures)
 
 
+def test_a_function_made_elsewhere_is_not_taken_for_one_of_the_same_name():
+    def largest(activation):
+        return torch.tensor(0.125)
+
+    assert logged(largest)[tag("largest", "network")] == 0.125
+
+
 def test_a_monitor_can_be_sent_to_another_process():
     measures = [name for name, measure in MEASURES.items() if not measure.elsewhere]
     monitor = pickle.loads(pickle.dumps(PlasticityMonitor([*measures, largest])))
