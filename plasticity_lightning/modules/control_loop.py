@@ -18,7 +18,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from plasticity_lightning.control.environments.collector import Collector
@@ -115,6 +115,10 @@ class ControlLoop(LightningModule):
     def start_agent(self) -> None:
         """Make what belongs to a run, random generators for instance; before a checkpoint's states are restored."""
 
+    def networks(self) -> list[nn.Module]:
+        """The networks that `act` and `update` call, for `LoopOptions.compile`."""
+        return []
+
     def generators(self) -> dict[str, torch.Generator]:
         """The agent's own random generators by name, for the checkpoint."""
         return {}
@@ -170,6 +174,10 @@ class ControlLoop(LightningModule):
         self._returns = np.zeros(options.number)
         self._collected = 0  # steps that the replay has seen
         self.start_agent()
+        if self.loop_options.compile != "none":
+            mode = None if self.loop_options.compile == "default" else self.loop_options.compile
+            for network in self.networks():
+                network.compile(mode=mode)  # in place: names in checkpoints stay as they are
         restored, self._restored = self._restored, None
         if restored is None:
             self._begin_episodes()
@@ -207,6 +215,8 @@ class ControlLoop(LightningModule):
             return
         self._replay.augment = self.augmenting
         for batch in self._batches(self.credit.take(self.environment_options.number)):
+            if self.loop_options.compile == "reduce-overhead":
+                torch.compiler.cudagraph_mark_step_begin()  # results of the update before may be overwritten
             for name, value in self.update(batch.to(self.device)).items():
                 self._sums[name] = self._sums[name] + value if name in self._sums else value
             self._summed += 1

@@ -7,7 +7,7 @@ small task that needs no simulator.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal, get_args
 
 from plasticity_lightning.control.environments.collector import EnvironmentSpec, Mode
 from plasticity_lightning.control.environments.frame_stack import Padding
@@ -15,7 +15,9 @@ from plasticity_lightning.control.replay.draw import Order
 from plasticity_lightning.control.replay.replay import Storage, Tail
 from plasticity_lightning.control.update_credit import exact_ratio
 
-__all__ = ["EnvironmentOptions", "LoopOptions", "ReplayOptions"]
+__all__ = ["CompileMode", "EnvironmentOptions", "LoopOptions", "ReplayOptions"]
+
+CompileMode = Literal["none", "default", "reduce-overhead"]
 
 
 @dataclass(frozen=True)
@@ -104,6 +106,8 @@ class LoopOptions:
         learning_starts: steps before the first update, at least 1.
         evaluation_episodes: episodes of a validation, test or prediction.
         ticks_per_epoch: ticks that the Trainer calls an epoch.
+        compile: for GPUs: "default" compiles the agent's networks with `torch.compile`, "reduce-overhead" also records them
+            as CUDA graphs; "none" runs them eagerly, which is faster on CPUs. Batches that a monitor watches run eagerly.
         seed: root of every random choice: environments, exploration, replay, noise; each rank derives its own.
 
     Raises:
@@ -115,10 +119,13 @@ class LoopOptions:
     learning_starts: int = 2000
     evaluation_episodes: int = 10
     ticks_per_epoch: int = 10_000
+    compile: CompileMode = "none"
     seed: int = 0
 
     def __post_init__(self) -> None:
         exact_ratio(self.replay_ratio)
+        if self.compile not in get_args(CompileMode):
+            raise ValueError(f"compile={self.compile!r} must be one of {', '.join(get_args(CompileMode))}")
         _at_least(0, random_steps=self.random_steps, seed=self.seed)
         _at_least(
             1,

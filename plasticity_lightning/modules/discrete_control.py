@@ -103,6 +103,10 @@ class DiscreteControl(ControlLoop):
         if self.steps == 0:
             self.target.load_state_dict(self.network.state_dict())
 
+    def networks(self) -> list[nn.Module]:
+        """What may be compiled."""
+        return [self.network, self.target]
+
     def generators(self) -> dict[str, torch.Generator]:
         """Of exploration and intensity."""
         return {"exploration": self._exploration, "intensity": self._brightness}

@@ -132,6 +132,10 @@ class VisualControl(ControlLoop):
         if self.steps == 0:
             self.target_critic.load_state_dict(self.critic.state_dict())
 
+    def networks(self) -> list[nn.Module]:
+        """What may be compiled."""
+        return [self.encoder, self.actor, self.critic, self.target_critic]
+
     def generators(self) -> dict[str, torch.Generator]:
         """Noise in updates and when acting."""
         return {"noise": self._noise, "exploration": self._exploration}

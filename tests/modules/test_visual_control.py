@@ -290,3 +290,30 @@ def test_evaluation_plays_whole_episodes_with_the_mean_action() -> None:
     played = trainer.predict(model)
     assert [len(episode["rewards"]) for episode in played] == [10, 10]
     assert np.isclose(tested[0]["test/return"], sum(e["return"] for e in played) / 2)
+
+
+@pytest.mark.parametrize(("option", "mode"), [("default", None), ("reduce-overhead", "reduce-overhead")])
+def test_the_switch_compiles_every_network_in_place(
+    option: str, mode: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compiled: list[tuple[torch.nn.Module, str | None]] = []
+    monkeypatch.setattr(torch.nn.Module, "compile", lambda self, mode=None: compiled.append((self, mode)))
+    model = agent(loop={"compile": option})
+    fit(model)
+    assert compiled == [(n, mode) for n in (model.encoder, model.actor, model.critic, model.target_critic)]
+    with pytest.raises(ValueError, match="compile='fast' must be one of"):
+        LoopOptions(compile="fast")  # type: ignore[arg-type]
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("option", ["default", "reduce-overhead"])
+def test_compiled_updates_equal_eager_ones(option: str) -> None:
+    weights = []
+    for compile in ("none", option):
+        pl.seed_everything(0)
+        model = agent(loop={"compile": compile, "ticks_per_epoch": 22})
+        fit(model, [PlasticityMonitor(["fau"], every=5, figure_every=0)], accelerator="gpu", devices=1)
+        assert model.updates == 10
+        weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]).double().cpu())
+    # the bound of float32 rounding over ten updates, as for the published algorithm
+    assert (weights[0] - weights[1]).norm() <= 5e-4 * weights[0].norm()
