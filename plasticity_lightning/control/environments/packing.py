@@ -11,12 +11,14 @@ __all__ = ["generator_state", "pack", "set_generator_state", "unpack"]
 
 def pack(array: np.ndarray) -> dict[str, Any]:
     """`array` of any numeric type and shape as type, shape and bytes."""
-    return {"dtype": array.dtype.str, "shape": list(array.shape), "bytes": np.ascontiguousarray(array).tobytes()}
+    # no bytes are told as an empty string: torch.load(weights_only=True) refuses an empty bytes object
+    content = np.ascontiguousarray(array).tobytes() or ""
+    return {"dtype": array.dtype.str, "shape": list(array.shape), "bytes": content}
 
 
 def unpack(packed: dict[str, Any]) -> np.ndarray:
     """The array that `pack` took, writable."""
-    return np.frombuffer(packed["bytes"], np.dtype(packed["dtype"])).reshape(packed["shape"]).copy()
+    return np.frombuffer(packed["bytes"] or b"", np.dtype(packed["dtype"])).reshape(packed["shape"]).copy()
 
 
 def generator_state(generator: np.random.Generator) -> dict[str, Any]:
