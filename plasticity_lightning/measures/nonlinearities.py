@@ -119,7 +119,9 @@ NONLINEARITIES: dict[str, NonlinearityKind] = {
 }
 
 # classes of spiking nodes by name, so that their packages need not be imported: (package, class)
-_SPIKING_CLASSES = frozenset({("spikingjelly", "BaseNode"), ("snntorch", "SpikingNeuron")})
+_SPIKING_CLASSES = frozenset(
+    {("spikingjelly", "BaseNode"), ("snntorch", "SpikingNeuron"), (__name__.partition(".")[0], "BackendNode")}
+)
 _OF_CLASS = {cls: kind for kind in NONLINEARITIES.values() for cls in kind.modules}
 
 
