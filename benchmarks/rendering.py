@@ -29,7 +29,7 @@ QUALITIES = ("exact", "near", "fast")
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few frames: shows that it runs, not how fast")
-    parser.add_argument("--tasks", nargs="+", default=["cartpole_swingup", "cheetah_run", "quadruped_run"])
+    parser.add_argument("--tasks", nargs="*", default=["cartpole_swingup", "cheetah_run", "quadruped_run"])
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     import_suite()

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, invariant, rule, run_state_machine_as_test
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule, run_state_machine_as_test
 
 from plasticity_lightning.control.replay import FrameReplay
 from plasticity_lightning.errors import UserError
@@ -241,9 +241,13 @@ class LogMachine(RuleBasedStateMachine):
     def __init__(self):
         super().__init__()
         self.folder = Path(tempfile.mkdtemp())
-        self.source, self.target = Source(2), replay()
-        feed(self.target, self.source, 1)
         self.kept = []  # checkpoints in place: what they hold, and the frames that belong to it
+
+    @initialize(capacity=st.sampled_from([48, 400]))  # files of 3 and of 25 records
+    def begin(self, capacity):
+        self.capacity = capacity
+        self.source, self.target = Source(2), replay(capacity=capacity)
+        feed(self.target, self.source, 1)
         self.save()
 
     @rule(ticks=st.integers(1, 12))
@@ -268,7 +272,7 @@ class LogMachine(RuleBasedStateMachine):
     @rule(which=st.integers(0, 2))
     def resume(self, which):
         saved, frames = self.kept[which % len(self.kept) if which >= 0 else -1]
-        self.target = resumed(self.folder, saved)
+        self.target = resumed(self.folder, saved, capacity=self.capacity)
         assert live_frames(self.target) == frames
 
     @rule()
@@ -278,7 +282,7 @@ class LogMachine(RuleBasedStateMachine):
     @invariant()
     def every_checkpoint_in_place_can_be_resumed_from(self):
         for saved, frames in self.kept:
-            assert live_frames(resumed(self.folder, saved)) == frames
+            assert live_frames(resumed(self.folder, saved, capacity=self.capacity)) == frames
 
     def teardown(self):
         shutil.rmtree(self.folder)
@@ -293,4 +297,4 @@ def live_frames(target):
 
 def test_no_order_of_events_harms_a_checkpoint(small_segments, monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)  # the system does not fail here
-    run_state_machine_as_test(LogMachine, settings=settings(max_examples=25, stateful_step_count=15, deadline=None))
+    run_state_machine_as_test(LogMachine, settings=settings(max_examples=30, stateful_step_count=20, deadline=None))
