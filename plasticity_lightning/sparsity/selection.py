@@ -93,7 +93,9 @@ class Fate(NamedTuple):
     parameter: nn.Parameter
     masked: bool
     reason: str = ""
-    """Why it is dense; for masked parameters from what kind of weight they act, or empty."""
+    """Why it is dense; for masked parameters through what they act, or empty."""
+    kind: LayerKind | None = None
+    """Of its layer; None if it belongs to none of the types."""
 
 
 def plain_name(name: str) -> str:
@@ -153,9 +155,9 @@ def survey(module: nn.Module, selection: Selection | None = None) -> dict[str, F
                     f"structure={selection.structure!r} counts the inputs of outputs in dimension 0; {name} "
                     f"{tuple(p.shape)} is {'no layer that is known' if kind is None else 'laid out [in, out]'}: exclude it"
                 )
-            fates[name] = Fate(p, False, reason) if reason else Fate(p, True, note)
+            fates[name] = Fate(p, not reason, reason or note, kind)
         else:
-            fates[name] = Fate(p, False, _why_dense(p, selection, refused.get(id(p)), kind))
+            fates[name] = Fate(p, False, _why_dense(p, selection, refused.get(id(p)), kind), kind)
     return fates
 
 

@@ -25,6 +25,8 @@ __all__ = ["MaskKeeper"]
 class MaskKeeper(Callback):
     """Applies masks at all the moments above, from `keep` on until `let_go`; subclasses implement `apply` and `mask_copies`."""
 
+    indispensable = True  # `AtomicCheckpoint` refuses to resume without it: the zeros would be lost
+
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
         self._keeping = False

@@ -202,8 +202,8 @@ class PruneRegrowScheduler(MaskKeeper):
         """Find each optimiser's weights, make or restore their masks, register the hooks."""
         self.let_go()
         try:
-            self._fates = survey(pl_module, self.selection)
             selected = select_parameters(pl_module, self.selection)
+            self._fates = survey(pl_module, self.selection)
             self.groups = sparse_groups(
                 trainer,
                 pl_module,
@@ -270,7 +270,7 @@ class PruneRegrowScheduler(MaskKeeper):
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Print the table."""
         if trainer.is_global_zero and not left(trainer):
-            self.report.table(self.groups)
+            self.report.table(self.groups, {name: fate.kind for name, fate in self._fates.items()})
 
     def state_dict(self) -> dict[str, Any]:
         """Masks, counters, random states and FLOPs of every optimiser's group."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning.pytorch as pl
@@ -15,6 +15,7 @@ from torch import Tensor
 from plasticity_lightning.runtime.clock import logging_due
 from plasticity_lightning.runtime.lightning_classes import is_lightning
 from plasticity_lightning.sparsity.masks import dead_outputs, exploration_rate, overlap
+from plasticity_lightning.sparsity.selection import LayerKind
 from plasticity_lightning.sparsity.sparse_parameters import SparseParameters
 from plasticity_lightning.sparsity.update import MaskUpdate
 
@@ -50,8 +51,13 @@ def mask_image(mask: Tensor, pixels: int = 256) -> Tensor:
     return torch.nn.functional.adaptive_avg_pool2d(picture, size)
 
 
-def layer_table(groups: Sequence[SparseParameters]) -> Table:
-    """One row a layer: shape, weights, living ones, sparsity, dead outputs (no input), share of the FLOPs."""
+def layer_table(groups: Sequence[SparseParameters], kinds: Mapping[str, LayerKind | None]) -> Table:
+    """One row a layer: shape, weights, living ones, sparsity, dead outputs (no input), share of the FLOPs.
+
+    Args:
+        groups: with their masks.
+        kinds: layout by name; of a raw matrix (None) it is not known which dimension counts outputs.
+    """
     table = Table(title="Sparsity by layer")
     for column in ("layer", "shape", "weights", "living", "sparsity", "dead", "FLOPs"):
         first = column == "layer"
@@ -61,9 +67,14 @@ def layer_table(groups: Sequence[SparseParameters]) -> Table:
         for name, mask in group.masks.items():
             living, n = group.living[name], mask.numel()
             share = 2 * living * group.flops.positions.get(name, 1) / forward if forward else 0.0
-            dead = int(dead_outputs(mask).sum())
+            kind = kinds[name]
+            dead = (
+                ""
+                if kind is None
+                else str(int(dead_outputs(mask if kind.outputs_first else mask.transpose(0, 1)).sum()))
+            )
             shape = "x".join(map(str, mask.shape))
-            table.add_row(name, shape, f"{n:,}", f"{living:,}", f"{1 - living / n:.4f}", f"{dead}", f"{share:.1%}")
+            table.add_row(name, shape, f"{n:,}", f"{living:,}", f"{1 - living / n:.4f}", dead, f"{share:.1%}")
     values = scalars(groups)
     total = sum(mask.numel() for group in groups for mask in group.masks.values())
     living = sum(n for group in groups for n in group.living.values())
@@ -136,10 +147,10 @@ class Report:
                     self._draw(logger.experiment, masks, trainer.fit_loop.total_batch_idx)
         self._previous, self._counts, self._news = masks, {}, False
 
-    def table(self, groups: Sequence[SparseParameters]) -> None:
+    def table(self, groups: Sequence[SparseParameters], kinds: Mapping[str, LayerKind | None]) -> None:
         """Print the table."""
         if self.summary and groups:
-            Console().print(layer_table(groups))
+            Console().print(layer_table(groups, kinds))
 
     def _draw(self, experiment: Any, masks: dict[str, Tensor], step: int) -> None:
         for kind, number in self._counts.items():

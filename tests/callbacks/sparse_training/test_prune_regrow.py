@@ -15,12 +15,13 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import nn
 
-from plasticity_lightning.callbacks import PruneRegrowScheduler
+from plasticity_lightning.callbacks import OneShotPruning, PruneRegrowScheduler
 from plasticity_lightning.callbacks.sparse_training.report import layer_table, mask_image
 from plasticity_lightning.callbacks.sparse_training.scoring import hessian_gradients
-from plasticity_lightning.runtime import ResumableDataLoader
+from plasticity_lightning.runtime import AtomicCheckpoint, ResumableDataLoader
 from plasticity_lightning.sparsity.export import masks_of, strip
 from plasticity_lightning.sparsity.methods import Method
+from plasticity_lightning.sparsity.selection import LayerKind
 from tests.callbacks.toy_networks import ActorCritic, Classifier, Reservoir, images, trainer, transitions
 from tests.sparsity import reference
 
@@ -292,12 +293,13 @@ def test_grasp_differentiates_the_loss_twice_without_logging():
     assert module.net.weight.grad is None
 
 
-def test_table_counts_dead_units():
+def test_table_counts_dead_units_where_outputs_are_known():
     sparse = scheduler("static_random", sparsity=0.95)
     trainer([sparse], max_epochs=1).fit(Classifier(), images())
-    table = layer_table(sparse.groups)
-    dead = list(table.columns[5].cells)[:3]
-    assert dead == [str(int((~m.flatten(1).any(1)).sum())) for m in sparse.masks.values()]
+    layouts = dict(zip(sparse.masks, [LayerKind(), LayerKind(outputs_first=False), None], strict=True))
+    dead = list(layer_table(sparse.groups, layouts).columns[5].cells)[:3]
+    first, second, _ = sparse.masks.values()
+    assert dead == [str(int((~first.flatten(1).any(1)).sum())), str(int((~second.any(0)).sum())), ""]
 
 
 def test_hooks_go_with_the_end_and_with_an_exception():
@@ -371,7 +373,7 @@ import sys
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import DDPStrategy
-from plasticity_lightning.callbacks import PruneRegrowScheduler
+from plasticity_lightning.callbacks import OneShotPruning, PruneRegrowScheduler
 from tests.callbacks.toy_networks import Classifier, images
 
 method, path = sys.argv[1:]
@@ -409,6 +411,21 @@ def test_two_ranks_have_one_mask(tmp_path, method):
         assert torch.equal(mask, second["masks"][name])
         assert torch.equal(first["state"][name], second["state"][name])
         assert not first["state"][name][~mask].any()
+
+
+@pytest.mark.parametrize("keeper", [lambda: scheduler(sparsity=0.8, total_steps=24), lambda: OneShotPruning(0.8)])
+def test_a_sparse_run_is_not_resumed_without_what_keeps_its_masks(tmp_path, keeper):
+    def run(callbacks, epochs, ckpt=None, **options):
+        saver = AtomicCheckpoint(str(tmp_path), **options)
+        fit = trainer([*callbacks, saver], max_epochs=epochs, enable_checkpointing=True)
+        fit.fit(Classifier(), images(), ckpt_path=ckpt)
+
+    run([keeper()], 1)
+    last = tmp_path / "last.ckpt"
+    with pytest.raises(MisconfigurationException, match=r"which is missing here.*zeros of a sparse network"):
+        run([], 2, last)
+    run([], 2, last, override=True)
+    run([keeper()], 3, last)
 
 
 class Order(Callback):
