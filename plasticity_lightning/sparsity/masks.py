@@ -9,14 +9,13 @@ Source: Liu et al. 2021 (in-time over-parameterisation, the exploration rate).
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from torch import Tensor
 
 __all__ = [
-    "as_bits",
     "count",
     "dead_outputs",
     "density",
@@ -24,13 +23,10 @@ __all__ = [
     "exploration_rate",
     "overlap",
     "pack",
-    "silence",
     "top_n",
     "unpack",
     "unused_inputs",
 ]
-
-_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
 def top_n(score: Tensor, n: int, candidates: Tensor | None = None) -> Tensor:
@@ -62,28 +58,6 @@ def top_n(score: Tensor, n: int, candidates: Tensor | None = None) -> Tensor:
     if candidates is None:
         return chosen.view(score.shape)
     return torch.zeros_like(candidates).masked_scatter_(candidates, chosen)
-
-
-def as_bits(mask: Tensor, like: Tensor) -> Tensor:
-    """The mask as whole numbers 0 and 1, as wide as the entries of `like` and laid out as they are, for `silence`."""
-    bits = torch.empty_like(_real(like.detach()), dtype=_INTEGERS[_real(like).element_size()])
-    return bits.copy_(mask[..., None] if like.is_complex() else mask)
-
-
-@torch.no_grad()
-def silence(tensors: Sequence[Tensor], bits: Sequence[Tensor]) -> None:
-    """Set the entries where `bits` are 0 to exactly 0, in place, whatever they were; the others stay bit for bit.
-
-    The bit patterns are multiplied as whole numbers: a float product would leave NaN and inf as NaN, and choosing by
-    the mask (`where`, `masked_fill_`) takes about five times as long on a CPU.
-
-    Args:
-        tensors: of any dtype.
-        bits: of `as_bits`, one for each.
-    """
-    if tensors:
-        patterns = [_real(tensor.detach()).view(bit.dtype) for tensor, bit in zip(tensors, bits, strict=True)]
-        torch._foreach_mul_(patterns, list(bits))
 
 
 def count(mask: Tensor) -> int:
@@ -182,10 +156,6 @@ def _nth_largest(flat: Tensor, n: int) -> Tensor:
         return torch.kthvalue(flat, len(flat) - n + 1).values
     # numpy's introselect is several times as fast as torch's quickselect, which moves the indices along
     return torch.from_numpy(np.partition(flat.numpy(), len(flat) - n))[len(flat) - n]
-
-
-def _real(tensor: Tensor) -> Tensor:
-    return torch.view_as_real(tensor) if tensor.is_complex() else tensor
 
 
 def _powers(device: torch.device) -> Tensor:

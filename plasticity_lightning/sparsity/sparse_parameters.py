@@ -20,8 +20,9 @@ from plasticity_lightning.sparsity.criteria import grasp, snip
 from plasticity_lightning.sparsity.flops import FlopsLedger
 from plasticity_lightning.sparsity.initial import initial_masks
 from plasticity_lightning.sparsity.layer import Layer
-from plasticity_lightning.sparsity.masks import as_bits, count, pack, silence, unpack
+from plasticity_lightning.sparsity.masks import count, pack, unpack
 from plasticity_lightning.sparsity.plan import Plan
+from plasticity_lightning.sparsity.silence import as_bits, silence, silence_moments
 from plasticity_lightning.sparsity.update import MaskUpdate, update_masks
 
 __all__ = ["SparseParameters"]
@@ -136,13 +137,6 @@ class SparseParameters:
         for name, tensor in tensors.items():
             self.scores[name] = self.scores[name] + tensor if name in self.scores else tensor.detach().clone()
 
-    @torch.no_grad()
-    def mask_copies(self, copies: Mapping[str, Tensor]) -> None:
-        """Apply the masks to copies of the parameters (averages of weights), by name; unknown names are left out."""
-        for name, mask in self.masks.items():
-            if name in copies:
-                copies[name].masked_fill_(~mask.to(copies[name].device), 0)
-
     def checksum(self) -> Tensor:
         """An int64 number that differs (almost surely) when masks differ; computed from the bits in use."""
         total = torch.zeros((), dtype=torch.int64, device=self._targets[0].device)
@@ -233,10 +227,7 @@ class SparseParameters:
 
     def _mask_moments(self, masks: Mapping[str, Tensor]) -> None:
         for name, mask in masks.items():
-            parameter = self.parameters[name]
-            for value in self.optimizer.state.get(parameter, {}).values():
-                if isinstance(value, Tensor) and value.shape == parameter.shape:
-                    silence([value], [as_bits(mask, value)])
+            silence_moments(self.optimizer, self.parameters[name], mask)
 
     def _momentum(self, name: str) -> Tensor | None:
         parameter = self.parameters[name]

@@ -6,13 +6,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from plasticity_lightning.sparsity.masks import (
-    as_bits,
     dead_outputs,
     density,
     disconnected_units,
     overlap,
     pack,
-    silence,
     top_n,
     unpack,
     unused_inputs,
@@ -44,24 +42,6 @@ def test_top_n_in_bfloat16_and_for_integers():
 def test_too_few_candidates():
     with pytest.raises(ValueError, match="n=3 must lie between 0 and the 2 candidates"):
         top_n(torch.ones(4), 3, torch.tensor([True, True, False, False]))
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16, torch.complex64])
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_silence_makes_zeros_of_whatever_was_there_and_leaves_the_rest_bit_for_bit(dtype, memory_format):
-    values = torch.randn(2, 3, 4, 5, dtype=dtype).to(memory_format=memory_format)
-    values[0, 0, 0, :3] = torch.tensor([float("nan"), float("inf"), float("-inf")]).to(dtype)
-    values[1, 0, 0, 0] = float("nan")
-    mask = torch.arange(120).view(2, 3, 4, 5) % 3 == 1
-    mask[0, 0, 0, :3], mask[1, 0, 0, 0] = False, True
-    parameter = torch.nn.Parameter(values.clone(memory_format=torch.preserve_format))
-    silence([parameter], [as_bits(mask, parameter)])
-    assert (parameter[~mask] == 0).all()
-    if dtype != torch.complex64:
-        assert not torch.signbit(parameter[~mask]).any()  # not -0.0
-    assert torch.equal(parameter.detach()[mask].nan_to_num(7.0), values[mask].nan_to_num(7.0))
-    assert parameter.is_contiguous(memory_format=memory_format)
-    silence([], [])
 
 
 @given(st.lists(st.booleans(), min_size=1, max_size=50))

@@ -8,7 +8,6 @@ therefore lasts until the next of these moments at most.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -23,7 +22,7 @@ __all__ = ["MaskKeeper"]
 
 
 class MaskKeeper(Callback):
-    """Applies masks at all the moments above, from `keep` on until `let_go`; subclasses implement `apply` and `mask_copies`."""
+    """Applies masks at all the moments above, from `keep` on until `let_go`; subclasses have `masks` and `apply`."""
 
     indispensable = True  # `AtomicCheckpoint` refuses to resume without it: the zeros would be lost
 
@@ -31,12 +30,13 @@ class MaskKeeper(Callback):
         self._handles: list[RemovableHandle] = []
         self._keeping = False
 
-    def apply(self) -> None:
-        """Set the absent weights to 0, in place; cheap enough for every batch."""
+    @property
+    def masks(self) -> dict[str, Tensor]:
+        """Bool masks by parameter name; empty before there are any."""
         raise NotImplementedError
 
-    def mask_copies(self, copies: Mapping[str, Tensor]) -> None:
-        """The same for copies of the parameters (averages of weights), by name; unknown names are left out."""
+    def apply(self) -> None:
+        """Set the absent weights to 0, in place; cheap enough for every batch."""
         raise NotImplementedError
 
     def keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -87,4 +87,4 @@ class MaskKeeper(Callback):
 
     def _apply_everywhere(self, trainer: pl.Trainer) -> None:
         self.apply()
-        mask_averages(trainer, self.mask_copies)
+        mask_averages(trainer, self.masks)

@@ -11,11 +11,10 @@ Source: Liu et al. 2021, "Sparse Training via Boosting Pruning Plasticity with N
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import lightning.pytorch as pl
-import torch
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -28,9 +27,10 @@ from plasticity_lightning.sparsity.allocation import global_masks
 from plasticity_lightning.sparsity.criteria import drop
 from plasticity_lightning.sparsity.growth import grow
 from plasticity_lightning.sparsity.layer import Layer
-from plasticity_lightning.sparsity.masks import as_bits, count, density, pack, silence, unpack
+from plasticity_lightning.sparsity.masks import count, density, pack, unpack
 from plasticity_lightning.sparsity.methods import Method
 from plasticity_lightning.sparsity.selection import Selection, select_parameters, survey
+from plasticity_lightning.sparsity.silence import as_bits, silence, silence_moments
 
 __all__ = ["OneShotPruning", "PruneShare", "one_shot_masks"]
 
@@ -95,7 +95,7 @@ class OneShotPruning(MaskKeeper):
             raise ValueError(f"share must be one of {', '.join(get_args(PruneShare))}, got {share!r}")
         self.rate, self.share, self.regenerate = rate, share, regenerate
         self.selection, self.name = Selection(include, exclude), name
-        self.masks: dict[str, Tensor] = {}
+        self._masks: dict[str, Tensor] = {}
         self._bits: list[Tensor] = []
         self._to_grow: dict[str, int] = {}
         self._parameters: dict[str, nn.Parameter] = {}
@@ -107,9 +107,14 @@ class OneShotPruning(MaskKeeper):
         return self._generate_state_key(name=self.name)
 
     @property
+    def masks(self) -> dict[str, Tensor]:
+        """Bool masks by parameter name; empty before anything is pruned."""
+        return self._masks
+
+    @property
     def sparsity(self) -> float:
         """Share of zeros among the masked weights, in [0, 1]; NaN before anything is pruned."""
-        return 1 - density(self.masks.values())
+        return 1 - density(self._masks.values())
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prune, or take the masks of the checkpoint up again; keep them from now on."""
@@ -134,12 +139,12 @@ class OneShotPruning(MaskKeeper):
         for name in [n for n in self._to_grow if id(self._parameters[n]) in owned]:
             gradient = self._parameters[name].grad
             if gradient is not None:
-                self.masks[name] = grow(self.masks[name], self._to_grow.pop(name), gradient.detach().abs())
+                self._masks[name] = grow(self._masks[name], self._to_grow.pop(name), gradient.detach().abs())
                 self._adopt()
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Prune before `Trainer.validate` and `Trainer.test`; inside `fit` training has its own start."""
-        if not trainer.fit_loop.restarting and trainer.state.fn != "fit" and not self.masks:
+        if not trainer.fit_loop.restarting and trainer.state.fn != "fit" and not self._masks:
             self._find(pl_module)
             self._prune([])
 
@@ -147,9 +152,9 @@ class OneShotPruning(MaskKeeper):
 
     def state_dict(self) -> dict[str, Any]:
         """Masks, eight entries a byte, and how many connections still wait for the first gradient."""
-        if not self.masks:
+        if not self._masks:
             return self._loaded or {}
-        return {"masks": {name: pack(mask) for name, mask in self.masks.items()}, "to_grow": dict(self._to_grow)}
+        return {"masks": {name: pack(mask) for name, mask in self._masks.items()}, "to_grow": dict(self._to_grow)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until the parameters are known."""
@@ -170,13 +175,6 @@ class OneShotPruning(MaskKeeper):
         """Set the pruned weights to 0."""
         silence(list(self._parameters.values()), self._bits)
 
-    @torch.no_grad()
-    def mask_copies(self, copies: Mapping[str, Tensor]) -> None:
-        """The same for copies of the weights, by name."""
-        for name, mask in self.masks.items():
-            if name in copies:
-                copies[name].masked_fill_(~mask.to(copies[name].device), 0)
-
     def _find(self, pl_module: pl.LightningModule) -> None:
         try:
             self._parameters = select_parameters(pl_module, self.selection)
@@ -185,16 +183,14 @@ class OneShotPruning(MaskKeeper):
 
     def _prune(self, optimizers: Sequence[Optimizer]) -> None:
         before = {name: count(parameter.detach() != 0) for name, parameter in self._parameters.items()}
-        self.masks = one_shot_masks(dict(self._parameters), self.rate, self.share)
+        self._masks = one_shot_masks(dict(self._parameters), self.rate, self.share)
         if self.regenerate:
-            pruned = {name: before[name] - count(mask) for name, mask in self.masks.items()}
+            pruned = {name: before[name] - count(mask) for name, mask in self._masks.items()}
             self._to_grow = {name: n for name, n in pruned.items() if n}
         self._adopt()
         for optimizer in optimizers:
             for name, parameter in self._parameters.items():
-                for value in optimizer.state.get(parameter, {}).values():
-                    if isinstance(value, Tensor) and value.shape == parameter.shape:
-                        silence([value], [as_bits(self.masks[name], value)])
+                silence_moments(optimizer, parameter, self._masks[name])
 
     def _restore(self, state: dict[str, Any]) -> None:
         if state["masks"].keys() != self._parameters.keys():
@@ -203,7 +199,7 @@ class OneShotPruning(MaskKeeper):
                 f"{sorted(self._parameters)[:5]} ...; resume with the same include and exclude"
             )
         for name, parameter in self._parameters.items():
-            self.masks[name] = unpack(state["masks"][name].to(parameter.device), parameter.shape)
+            self._masks[name] = unpack(state["masks"][name].to(parameter.device), parameter.shape)
         self._to_grow, self._loaded = dict(state["to_grow"]), None
         self._adopt()
 
@@ -212,5 +208,5 @@ class OneShotPruning(MaskKeeper):
 
     def _adopt(self) -> None:
         """What follows from new masks."""
-        self._bits = [as_bits(self.masks[name], parameter) for name, parameter in self._parameters.items()]
+        self._bits = [as_bits(self._masks[name], parameter) for name, parameter in self._parameters.items()]
         self.apply()

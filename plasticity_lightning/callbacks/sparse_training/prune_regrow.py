@@ -8,7 +8,7 @@ sources in `sparsity.methods`.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any, Literal
 
@@ -231,7 +231,7 @@ class PruneRegrowScheduler(MaskKeeper):
             raise MisconfigurationException(str(error)) from error
         for group in self.groups:
             group.plan = plan
-        mask_averages(trainer, self.mask_copies)
+        mask_averages(trainer, self.masks)
         self.report.start(self.groups, self._resumed)
         self._watch.begin()
 
@@ -286,11 +286,6 @@ class PruneRegrowScheduler(MaskKeeper):
         """Set the absent weights of all groups to 0."""
         for group in self.groups:
             group.apply()
-
-    def mask_copies(self, copies: Mapping[str, Tensor]) -> None:
-        """The same for copies of the weights, by name."""
-        for group in self.groups:
-            group.mask_copies(copies)
 
     def let_go(self) -> None:
         """Remove all hooks."""
@@ -352,7 +347,7 @@ class PruneRegrowScheduler(MaskKeeper):
             if update is None and not scored:
                 return
             assert_equal_on_all_ranks(group, trainer)
-            mask_averages(trainer, self.mask_copies)
+            mask_averages(trainer, self.masks)
             if update is not None:
                 self.report.note(update)
 

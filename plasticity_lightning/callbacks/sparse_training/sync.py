@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import lightning.pytorch as pl
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from plasticity_lightning.sparsity.selection import plain_name
+from plasticity_lightning.sparsity.silence import silence_copies
 from plasticity_lightning.sparsity.sparse_parameters import SparseParameters
 
 __all__ = ["assert_equal_on_all_ranks", "broadcast_from_rank_zero", "mask_averages"]
@@ -36,8 +37,8 @@ def assert_equal_on_all_ranks(group: SparseParameters, trainer: pl.Trainer) -> N
         raise RuntimeError(f"masks differ between ranks after an update; checksums by rank: {numbers}")
 
 
-def mask_averages(trainer: pl.Trainer, mask_copies: Callable[[Mapping[str, Tensor]], None]) -> None:
-    """Have `mask_copies` mask the averaged weights that Lightning's WeightAveraging and StochasticWeightAveraging keep.
+def mask_averages(trainer: pl.Trainer, masks: Mapping[str, Tensor]) -> None:
+    """Mask the averaged weights that Lightning's WeightAveraging and StochasticWeightAveraging keep.
 
     An average over steps before a mask update has weights where the new mask has none; between updates it cannot get
     any. Lightning names the average `_average_model` in both callbacks and offers no public access.
@@ -47,4 +48,4 @@ def mask_averages(trainer: pl.Trainer, mask_copies: Callable[[Mapping[str, Tenso
         if isinstance(average, torch.optim.swa_utils.AveragedModel):
             average = average.module
         if isinstance(average, torch.nn.Module):
-            mask_copies({plain_name(name): p for name, p in average.named_parameters()})
+            silence_copies({plain_name(name): p for name, p in average.named_parameters()}, masks)
