@@ -162,6 +162,8 @@ class Collector:
         return self._receive()
 
     def _send(self, command: str, arguments: list[Any] | None = None) -> None:
+        if not self._parts:
+            raise RuntimeError(f"{command}: the collector is closed")
         for part, argument in zip(self._parts, arguments or [None] * len(self._parts), strict=True):
             self._unbroken(part.send, command, argument)
 

@@ -135,7 +135,7 @@ class EnvironmentForm:
 
 
 class PixelEnvironment(ABC):
-    """One environment seen through one camera; subclasses fill in the five underscored methods.
+    """One environment seen through one camera; subclasses fill in `render` and the four underscored methods.
 
     Args:
         name: for messages.

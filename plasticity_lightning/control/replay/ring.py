@@ -59,7 +59,7 @@ class FrameRing:
         folder: Path,
         device: torch.device,
     ) -> None:
-        c, h, w = frame_shape
+        c, h, w = self._frame_shape = frame_shape
         self.n, self.length, self.stack, self.n_step, self.short = n, length, stack, n_step, short
         self.record = np.dtype(
             [
@@ -169,6 +169,8 @@ class FrameRing:
         t = int(self.count[e])
         i = t % self.length
         image = frame.transpose(1, 2, 0)
+        if image.shape != self.frames.shape[2:]:  # numpy would spread one channel over three
+            raise ValueError(f"a frame of shape {list(frame.shape)} does not fit a replay of {self._frame_shape}")
         if isinstance(self.frames, Tensor):
             self.frames[e, i] = torch.from_numpy(np.ascontiguousarray(image))
         else:

@@ -53,6 +53,8 @@ def test_processes_step_as_the_inline_collector_and_go_on_from_its_state(name):
     finally:
         process.close()
         process.close()
+    with pytest.raises(RuntimeError, match="closed"):
+        process.reset()
 
 
 def test_the_step_after_the_last_is_the_first_of_the_next_episode():

@@ -302,6 +302,8 @@ def test_drawing_from_nothing_is_an_error():
     replay = FrameReplay(SHAPE, CONTINUOUS, 40, order="episode")
     with pytest.raises(RuntimeError, match="start"):
         replay.add(Source(1).steps())
+    with pytest.raises(ValueError, match=r"\[1, 3, 4\] does not fit a replay of \(2, 3, 4\)"):
+        replay.start(Source(1).frames()[:, :1])
     replay.start(Source(1).frames())
     with pytest.raises(UserError, match="no transition of n_step=3"):
         replay.sample(4)
