@@ -11,7 +11,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -48,6 +48,13 @@ __all__ = [
 Needs = Literal["activations", "preactivations", "spikes", "weights", "gradients", "probe"]
 Given = Literal["itself", "counts", "initial", "steps"]
 ACTIVITY = ("activations", "preactivations", "spikes")  # of one forward pass, by hooks
+_GIVEN: dict[str, tuple[Given, ...]] = {"spikes": ("itself", "counts"), "weights": ("itself", "initial", "steps")}
+_OPTIONS = {
+    "activations": ("tau", "function"),
+    "preactivations": ("tau", "function"),
+    "spikes": ("duration",),
+    "probe": ("targets", "loss", "optimizer", "task", "steps"),
+}
 Direction = Literal["higher", "lower", "neither"]
 Cost = Literal["cheap", "moderate", "expensive"]
 
@@ -96,6 +103,9 @@ class Measure:
         share: the value lies between 0 and 1.
         samples: recordings that it needs at least; batches with fewer are left out.
         elsewhere: why no monitor can measure it, and what can.
+
+    Raises:
+        ValueError: if a value is none of those allowed, or the function has no name and `name` gives none.
     """
 
     function: Callable[..., Any]
@@ -120,6 +130,26 @@ class Measure:
             object.__setattr__(self, "name", getattr(self.function, "__name__", ""))
         if not self.name.isidentifier():
             raise ValueError(f"name={self.name!r} of a measure must be an identifier: give Measure(function, name=...)")
+        allowed = {
+            "needs": get_args(Needs),
+            "better": get_args(Direction),
+            "cost": get_args(Cost),
+            "combine": (*get_args(Combination), None),
+            "on": get_args(Kind),
+            "given": _GIVEN.get(self.needs, ("itself",)),
+            "reduce": ("mean", "share"),
+        }
+        for argument, values in allowed.items():
+            value = getattr(self, argument)
+            if value not in values:
+                close = nearest(str(value), [v for v in values if v])
+                raise ValueError(f"measure {self.name!r}: {argument}={value!r} must be one of {list(values)}{close}")
+        unknown = [name for name in self.options if name not in _OPTIONS.get(self.needs, ())]
+        if unknown:
+            raise ValueError(
+                f"measure {self.name!r}: options={list(self.options)} must be among "
+                f"{list(_OPTIONS.get(self.needs, ()))}, which needs={self.needs!r} offers"
+            )
         if not self.description:
             documented = (self.function.__doc__ or "").strip().splitlines()
             object.__setattr__(self, "description", documented[0].rstrip(".") if documented else self.name)
@@ -127,7 +157,9 @@ class Measure:
     @property
     def definition(self) -> Callable[..., Any]:
         """The function as its module has it now, so that whoever replaces it there, replaces it here."""
-        name = getattr(self.function, "__qualname__", "")  # with dots in it the function belongs to no module's top level
+        name = getattr(
+            self.function, "__qualname__", ""
+        )  # with dots in it the function belongs to no module's top level
         module = sys.modules.get(getattr(self.function, "__module__", None) or "")
         return getattr(module, name, self.function)
 

@@ -152,7 +152,7 @@ class ActivationCollector:
         """Share of the samples at which each unit was active (a > 0) in the last due batch, [U] by layer."""
         rates = {}
         for name, layer in self.layers.items():
-            metric = layer.metrics.get(unit_sums)
+            metric = layer.metrics.get((unit_sums, None))
             if isinstance(metric, Accumulated) and metric.update_called:
                 sums: UnitSums = metric.gathered()
                 rates[name] = sums.active.double() / sums.samples
@@ -186,7 +186,7 @@ class ActivationCollector:
     def _key(measure: Measure) -> Any:
         """What keeps a metric of its own: the statistics that measures share, or the measure."""
         accumulation = accumulation_of(measure.definition)
-        return measure.name if accumulation is None else accumulation.prepare or accumulation.update
+        return measure.name if accumulation is None else (accumulation.update, accumulation.prepare)
 
     def _update(self, measure: Measure, layer: _Layer, arguments: tuple[Any, ...], done: set[Any]) -> None:
         key, function = self._key(measure), measure.definition

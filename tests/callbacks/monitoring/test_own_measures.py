@@ -157,6 +157,24 @@ def test_a_monitor_can_be_sent_to_another_process():
     assert all(monitor.entries[name] == MEASURES[name] for name in measures)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({"needs": "activation"}, "did you mean 'activations'"),
+        ({"cost": "free"}, "cost='free' must be one of"),
+        ({"combine": "sum"}, "combine='sum' must be one of"),
+        ({"on": "relu"}, "on='relu' must be one of"),
+        ({"given": "counts"}, r"given='counts' must be one of \['itself'\]"),
+        ({"reduce": "sum"}, "reduce='sum' must be one of"),
+        ({"options": ("gamma",)}, r"options=\['gamma'\] must be among \['tau', 'function'\]"),
+        ({"needs": "weights", "options": ("tau",)}, "must be among"),
+    ],
+)
+def test_an_impossible_entry_is_refused_at_once(arguments, words):
+    with pytest.raises(ValueError, match=words):
+        Measure(largest, **arguments)
+
+
 def test_a_changed_entry_is_used(monkeypatch):
     entry = replace(MEASURES["fau"], function=lambda a: torch.tensor(1.0), on="any")
     monkeypatch.setitem(MEASURES, "fau", entry)

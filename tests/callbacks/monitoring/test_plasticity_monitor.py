@@ -284,7 +284,7 @@ def test_a_shared_nonlinearity_is_several_layers_and_a_shared_network_accumulate
         "net.act": 8,
         "net.act.second": 3,
     }
-    assert int(monitor._collector.layers["net.act"].metrics[unit_sums].gathered().samples) == 8
+    assert int(monitor._collector.layers["net.act"].metrics[(unit_sums, None)].gathered().samples) == 8
     # of each pair x, -x at least one side of a unit with a small bias is active
     assert float(run.callback_metrics["plasticity/ever_active/network"]) > 0.5
 
