@@ -53,7 +53,11 @@ class EnvironmentProcess:
             raise
         finally:
             theirs.close()
-        self.send("build", (spec, seeds))
+        try:
+            self.send("build", (spec, seeds))
+        except BaseException:
+            self.close()
+            raise
 
     def build(self) -> None:
         """Wait until the environments are made.

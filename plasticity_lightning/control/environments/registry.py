@@ -20,7 +20,7 @@ __all__ = ["ENVIRONMENTS", "EnvironmentSpec", "make_environment"]
 
 
 ENVIRONMENTS: dict[str, Callable[..., PixelEnvironment]] = {"reach": ReachEnvironment}
-"""Factories by exact name; a program may add its own."""
+"""Factories by exact name. What a program adds is known to it alone: for other processes, give `package.module:Class`."""
 
 ATARI, GYMNASIUM = "atari/", "gymnasium/"
 

@@ -40,10 +40,12 @@ def serve(connection: Connection) -> None:
                     group.send(command, argument)
                     answer = group.receive()
             except UserError as error:
-                answer = type(error)(str(error))
+                # classes of others may not be known, or not be made from a text, on the other side
+                kind = BrokenEnvironmentError if isinstance(error, BrokenEnvironmentError) else UserError
+                answer = kind(str(error))
             except Exception as error:
                 traceback.print_exc()
-                answer = BrokenEnvironmentError(f"environments {argument}: {type(error).__name__}: {error}")
+                answer = BrokenEnvironmentError(f"{command} of an environment failed: {type(error).__name__}: {error}")
             connection.send(answer)
     except (EOFError, ConnectionError):
         pass
