@@ -6,11 +6,31 @@ import sys
 import numpy as np
 import pytest
 
-from plasticity_lightning.control.environments import make_environment
+from plasticity_lightning.control.environments import Collector, EnvironmentSpec, make_environment
 from plasticity_lightning.control.environments.headless import import_suite
 from plasticity_lightning.errors import UserError
 
 TASK = "cartpole_swingup"
+# one of every other domain, where there is a choice one that moves its target or its ground
+OTHERS = [
+    "acrobot_swingup",
+    "ball_in_cup_catch",
+    "cheetah_run",
+    "dog_run",
+    "finger_turn_hard",
+    "fish_swim",
+    "hopper_hop",
+    "humanoid_run",
+    "humanoid_CMU_run",
+    "manipulator_bring_ball",
+    "pendulum_swingup",
+    "point_mass_hard",
+    "quadruped_escape",
+    "reacher_hard",
+    "stacker_stack_2",
+    "swimmer_swimmer6",
+    "walker_run",
+]
 
 
 def play(environment, actions):
@@ -21,7 +41,7 @@ def same(ours, theirs):
     return all(np.array_equal(a.frame, b.frame) and a[1:] == b[1:] for a, b in zip(ours, theirs, strict=True))
 
 
-@pytest.mark.parametrize("task", [TASK, pytest.param("finger_turn_hard", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("task", [TASK, *(pytest.param(other, marks=pytest.mark.slow) for other in OTHERS)])
 def test_another_environment_continues_from_the_state_to_the_bit(task):
     first, other = make_environment(task, seed=1), make_environment(task, seed=2)
     actions = first.actions.sample(np.random.default_rng(0), 12)
@@ -35,6 +55,22 @@ def test_another_environment_continues_from_the_state_to_the_bit(task):
     assert same([*play(other, actions[4:8]), other.reset(), *play(other, actions[8:])], expected)
     first.close()
     other.close()
+
+
+@pytest.mark.slow
+def test_processes_render_the_same_pixels():
+    spec = EnvironmentSpec(TASK, {"size": 32})
+    inline, process = Collector(spec, [0, 1], "inline"), Collector(spec, [0, 1], "process")
+    try:
+        assert np.array_equal(inline.reset(), process.reset())
+        for actions in inline.actions.sample(np.random.default_rng(0), 20).reshape(10, 2, 1):
+            inline.submit(actions)
+            process.submit(actions)
+            ours, theirs = process.result(), inline.result()
+            assert all(np.array_equal(getattr(ours, k), getattr(theirs, k)) for k in vars(ours))
+    finally:
+        inline.close()
+        process.close()
 
 
 def test_steps_are_dm_controls_own_with_summed_rewards_and_its_default_pixels():
@@ -114,7 +150,7 @@ import_suite(find_library=lambda name: None)
 @pytest.mark.slow
 def test_torch_optimisers_after_a_render_do_not_crash():
     program = """
-from plasticity_lightning.control.environments import make_environment
+from plasticity_lightning.control.environments import Collector, EnvironmentSpec, make_environment
 environment = make_environment("cartpole_swingup", size=16)
 environment.reset()
 import torch
