@@ -86,8 +86,20 @@ def random_directions(
 
 
 def null_angles(a: Tensor, directions: Tensor, covariance: Tensor | None = None) -> Tensor:
-    """Smallest principal angle between the span of a [p, N] and each single direction [M, N], in degrees [M]."""
-    return torch.stack([principal_angles(a, direction[None], covariance)[0] for direction in directions])
+    """Angle between the span of a [p, N] and each single direction [M, N], in degrees [M].
+
+    `principal_angles` of one row, all at once.
+    """
+    a, directions = a.double(), directions.double()
+    weighted_a, weighted_d = (
+        (a, directions) if covariance is None else (x @ covariance.double() for x in (a, directions))
+    )
+    half = _inverse_root(weighted_a @ a.T)
+    size = (weighted_d * directions).sum(1).clamp(min=0).sqrt()
+    if half is None:
+        return torch.full_like(size, torch.nan)
+    cosine = (half @ weighted_a @ directions.T).norm(dim=0) / size
+    return torch.where(size > 0, torch.rad2deg(torch.arccos(cosine.clamp(max=1.0))), torch.nan)
 
 
 def _inverse_root(gram: Tensor) -> Tensor | None:

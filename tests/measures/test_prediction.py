@@ -145,6 +145,17 @@ def test_functional_angles_are_those_after_the_root_of_the_covariance(seed):
     assert torch.allclose(principal_angles(a, b, c), principal_angles(a @ root, b @ root), atol=1e-6)
 
 
+@given(seed=st.integers(0, 50), weighted=st.booleans())
+def test_angles_to_many_directions_are_those_to_each(seed, weighted):
+    g = torch.Generator().manual_seed(seed)
+    a, many, x = (torch.randn(r, 6, generator=g, dtype=torch.float64) for r in (2, 5, 20))
+    c = x.T @ x / 20 if weighted else None
+    one_by_one = torch.stack([principal_angles(a, direction[None], c)[0] for direction in many])
+    assert torch.allclose(null_angles(a, many, c), one_by_one, atol=1e-6)
+    assert null_angles(a, torch.zeros(1, 6), c).isnan().all()
+    assert null_angles(torch.zeros(1, 6), many, c).isnan().all()
+
+
 def test_nulls():
     g = torch.Generator().manual_seed(0)
     isotropic = random_directions("isotropic", 400, 200, g)
