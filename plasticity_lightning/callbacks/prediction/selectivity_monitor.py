@@ -75,7 +75,7 @@ class SelectivityMonitor(Callback):
             self.cues.append(batch["cue"].cpu())
         if trainer.is_last_batch:
             for name, value in self.measure(module).items():
-                pl_module.log(f"selectivity/{name}", value.float(), batch_size=1)
+                pl_module.log(f"selectivity/{name}", value.float(), on_step=False, on_epoch=True, batch_size=1)
 
     def measure(self, module: HasPrediction) -> dict[str, Tensor]:
         """Means over lanes of what the probes so far show; nothing without probes of two cues."""
