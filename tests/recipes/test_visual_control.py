@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
 from plasticity_lightning.cli import main
@@ -26,14 +28,14 @@ REACH = {
 }  # fmt: skip
 
 
-def fit(folder: Path, *configs: str, **options: object) -> int:
+def fit(folder: Path, *configs: str, extra: Sequence[str] = (), **options: object) -> int:
     arguments = ["fit", *(f"--config={config}" for config in configs)]
     arguments += [f"--model.init_args.{name}={value}" for name, value in options.items()]
     trainer = {
         "max_epochs": 1, "val_check_interval": 15, "log_every_n_steps": 5, "enable_progress_bar": "false",
         "enable_model_summary": "false", "default_root_dir": folder, "accelerator": "cpu", "precision": "32-true",
     }  # fmt: skip
-    return main([*arguments, *(f"--trainer.{name}={value}" for name, value in trainer.items())])
+    return main([*arguments, *(f"--trainer.{name}={value}" for name, value in trainer.items()), *extra])
 
 
 def test_quickstart_trains_plays_and_leaves_a_video(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
@@ -114,3 +116,14 @@ def test_task_names_a_task_of_the_suite_and_the_published_settings(task: str) ->
     assert settings == published.get(name, settings)
     assert (settings[1], settings[2]) == ((1, 512) if name.startswith("walker_") else (3, 256))
     assert model["replay"]["capacity"] == (100_000 if name == "quadruped_run" else 1_000_000)
+
+
+def test_a_simulated_task_is_saved_and_resumed(tmp_path: Path) -> None:
+    small = {"channels": 4, "trunk": 4, "hidden": 8}
+    recipe = "visual_control/cartpole_swingup_small"
+    options = {**TINY, **small, "environment.mode": "inline"}
+    without_tests = ["--test_after_fit=false", "--trainer.limit_val_batches=0"]
+    assert fit(tmp_path, recipe, extra=without_tests, **options) == 0
+    assert fit(tmp_path, recipe, extra=[*without_tests, "--ckpt_path=last", "--trainer.max_epochs=2"], **options) == 0
+    state = torch.load(tmp_path / "version_0" / "checkpoints" / "last.ckpt", weights_only=True)["control"][0]
+    assert (state["steps"], state["updates"]) == (60, 50)
