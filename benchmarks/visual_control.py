@@ -26,7 +26,7 @@ from torch import Tensor
 
 from plasticity_lightning.callbacks import PlasticityMonitor
 from plasticity_lightning.callbacks.monitoring.activations import ActivationCollector
-from plasticity_lightning.control.environments.contract import ContinuousActions
+from plasticity_lightning.control.environments.contract import ContinuousActions, EnvironmentForm
 from plasticity_lightning.control.environments.steps import place_steps
 from plasticity_lightning.control.replay import FrameReplay
 from plasticity_lightning.modules import VisualControl
@@ -123,7 +123,7 @@ def filled_replay(size: int, dtype: Any) -> FrameReplay:
     rng = np.random.default_rng(0)
     replay.start(rng.integers(0, 256, (1, *shape), dtype=np.uint8))
     for _ in range(500):
-        steps, _ = place_steps(None, 1, shape, actions)
+        steps, _ = place_steps(None, 1, EnvironmentForm(shape, actions, 2, 500, True))
         steps.frame[...] = rng.integers(0, 256, steps.frame.shape, dtype=np.uint8)
         steps.reward[...], steps.discount[...], steps.last[...] = rng.random(), 1.0, False
         replay.add(steps)
@@ -151,7 +151,9 @@ def cpu_seconds(variant: str) -> float:
 def compare_updates(size: int, hidden: int, batch: int, rounds: int) -> float:
     """Prints the table; returns CPU seconds of our f32 update."""
     context = multiprocessing.get_context("spawn")
-    pools = {kept: context.Pool(1, prepare, (kept, size, hidden, batch)) for kept in (False, True)}
+    pools = {kept: context.Pool(1) for kept in (False, True)}
+    for kept, pool in pools.items():
+        pool.apply(prepare, (kept, size, hidden, batch))
     runs = [(False, "straightforward"), (True, "straightforward"), (True, "ours, f32"), (True, "ours, bf16")]
     times: dict[tuple[bool, str], list[float]] = {run: [] for run in runs}
     for round_ in range(rounds + 1):
