@@ -76,7 +76,6 @@ class _DiagnoseCLI(PlasticityCLI):
             "accelerator": config.accelerator,
             "devices": 1,
             "precision": config.precision,
-            "limit_val_batches": 0,
             "num_sanity_val_steps": 0,
             "logger": False,
             "enable_checkpointing": False,
@@ -87,14 +86,22 @@ class _DiagnoseCLI(PlasticityCLI):
             covered = [c for c in listed if isinstance(c, Callback) and isinstance(c, HasCoverage)]
             if not covered:
                 raise UserError("--coverage: none of the recipe's callbacks tells what it covers")
-            # the length of training is the recipe's, for callbacks that plan by it
-            length = {name: config[name] for name in ("max_epochs", "max_steps", "min_epochs", "limit_train_batches")}
+            # lengths are the recipe's, for callbacks that plan by them and modules that ask for validation
+            names = (
+                "max_epochs",
+                "max_steps",
+                "min_epochs",
+                "limit_train_batches",
+                "limit_val_batches",
+                "val_check_interval",
+            )
+            length = {name: config[name] for name in names}
             callbacks: list[Callback] = [self._setup_end, *covered, CoverageSummary(full=True), _OneBatch()]
             return Trainer(**settings, **length, callbacks=callbacks)
         checkpoint = torch.load(self._get(self.config, "ckpt_path"), map_location="cpu", weights_only=True)
         self.monitor = _monitor(self.options, checkpoint, listed)
         callbacks = [self._setup_end, CoverageSummary(quiet=True), _Checkpointed(checkpoint), self.monitor]
-        return Trainer(**settings, max_epochs=1, limit_train_batches=1, callbacks=callbacks)
+        return Trainer(**settings, max_epochs=1, limit_train_batches=1, limit_val_batches=0, callbacks=callbacks)
 
     def _run_subcommand(self, subcommand: str) -> None:
         if isinstance(self.model, HasLiquid) and not self.options.coverage:

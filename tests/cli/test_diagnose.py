@@ -9,7 +9,14 @@ from plasticity_lightning.cli import main
 from plasticity_lightning.measures import Measure
 from tests.cli.toys import ToyModule
 
-__all__ = ["ToyReLU", "busiest", "smallest"]
+__all__ = ["NeedsValidation", "ToyReLU", "busiest", "smallest"]
+
+
+class NeedsValidation(ToyReLU):
+    """Refuses to be trained without validation."""
+
+    def on_fit_start(self):
+        assert self.trainer.limit_val_batches == 1.0
 
 
 def busiest(activation):
@@ -116,6 +123,8 @@ def test_coverage_runs_one_batch_of_the_recipe_without_a_checkpoint(trained, wit
     assert out.count("What the callbacks act on") == 1
     assert "relu: fau, busiest" in out
     assert sorted(checkpoint.parents[2].rglob("*")) == before
+    needs = ["--model", "tests.cli.test_diagnose.NeedsValidation"]
+    assert main(["diagnose", "--coverage", "--config", recipe, "--config", with_callbacks, *needs]) == 0
     assert main(["diagnose", "--coverage", "--config", recipe]) == 2
     assert "--coverage: none of the recipe's callbacks tells what it covers" in capsys.readouterr().err
 
