@@ -12,13 +12,6 @@ from tests.cli.toys import ToyModule
 __all__ = ["NeedsValidation", "ToyReLU", "busiest", "smallest"]
 
 
-class NeedsValidation(ToyReLU):
-    """Refuses to be trained without validation."""
-
-    def on_fit_start(self):
-        assert self.trainer.limit_val_batches == 1.0
-
-
 def busiest(activation):
     """Largest activation."""
     return activation.max()
@@ -33,6 +26,13 @@ class ToyReLU(ToyModule):
     def __init__(self, width: int = 4, lr: float = 0.1, fail_at: int = -1) -> None:
         super().__init__(width, lr, fail_at)
         self.net = nn.Sequential(nn.Linear(3, width), nn.ReLU(), nn.Linear(width, 1))
+
+
+class NeedsValidation(ToyReLU):
+    """Refuses to be trained without validation."""
+
+    def on_fit_start(self):
+        assert self.trainer.limit_val_batches == 1.0
 
 
 @pytest.fixture(scope="module")
