@@ -1,6 +1,7 @@
 """The fast engine for the CPU: a whole call compiled by numba, lanes spread over threads; the same bits as the reference.
 
-State and sums are float64: float32 is 1.4 times as fast, but its rounding shows in a quarter of the spikes within a second (`docs/guides/spiking.md`).
+State and sums are float64: float32 is 1.4 times as fast, but its rounding moves a quarter of the spikes within a second
+(`docs/guides/spiking.md`).
 """
 
 from __future__ import annotations
