@@ -5,11 +5,11 @@ of the weights) registers how to restore it (`hold_invariant`). When the outermo
 module that was changed, and of every module around or inside it, are restored: before the next forward pass, validation
 or checkpoint can see the weights, whatever the order of the callbacks.
 
-    with changing_weights(pl_module):          # the writer, at any moment
+    with torch.no_grad(), changing_weights(pl_module):  # who writes
         pl_module.head.weight.normal_()
 
-    handle = hold_invariant(pl_module, lambda changed: pl_module.head.weight.mul_(mask))   # the holder, until
-    handle.remove()                                                                         # it lets go
+    handle = hold_invariant(pl_module, lambda changed: pl_module.head.weight.mul_(mask))  # who holds, until
+    handle.remove()
 """
 
 from __future__ import annotations
