@@ -11,70 +11,26 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from plasticity_lightning.control.environments.contract import Actions
 from plasticity_lightning.control.environments.frame_stack import Padding
 from plasticity_lightning.control.environments.steps import Steps
-from plasticity_lightning.control.replay import log
+from plasticity_lightning.control.replay.batch import Batch, Draw
 from plasticity_lightning.control.replay.draw import ORDERS, Order
-from plasticity_lightning.control.replay.limits import check_disk
 from plasticity_lightning.control.replay.pixels import PIXEL_TYPES, PixelReader, PixelType, to_device
 from plasticity_lightning.control.replay.ring import FrameRing
+from plasticity_lightning.control.replay.ring_log import RingLog
 from plasticity_lightning.errors import UserError
 
-__all__ = ["Batch", "Draw", "FrameReplay", "Storage", "Tail"]
+__all__ = ["FrameReplay", "Storage", "Tail"]
 
 Storage = Literal["memory", "memmap", "device"]
 Tail = Literal["full", "short"]
-
-_BLOCK = 1024  # slots taken out of the ring at a time
-_SEGMENTS = 16  # files that the content of a full ring lies in, if they are not too small
-_SEGMENT_BYTES = 2**22
-
-
-@dataclass(frozen=True)
-class Draw:
-    """Which transitions a batch holds, before anything is read.
-
-    Args:
-        stream: int64 [B], the environment.
-        slot: int64 [B], the slot of the observation's newest frame.
-        shift: int64 [2, B, 2], rows and columns of the random shift of obs and next_obs, in 0..2 pad.
-    """
-
-    stream: np.ndarray
-    slot: np.ndarray
-    shift: np.ndarray
-
-
-@dataclass(frozen=True)
-class Batch:
-    """B transitions.
-
-    Args:
-        obs: [B, S * C, H, W] in channels_last memory; x/255 - 0.5, or uint8 as it was.
-        action: float32 [B, A] or int64 [B].
-        reward: float32 [B], n-step return.
-        discount: float32 [B], gamma^n times the environment's discounts; 0 at a true termination.
-        next_obs: as obs, n steps on.
-    """
-
-    obs: Tensor
-    action: Tensor
-    reward: Tensor
-    discount: Tensor
-    next_obs: Tensor
-
-    def to(self, device: torch.device | str) -> Batch:
-        """The same on `device`; itself if it is there."""
-        return Batch(*(getattr(self, field.name).to(device, non_blocking=True) for field in fields(self)))
 
 
 class FrameReplay:
@@ -184,9 +140,7 @@ class FrameReplay:
         self._augment = True
         self._prefetcher: ThreadPoolExecutor | None = None
         self._prefetched: tuple[int, dict[str, Any], Future[Batch]] | None = None  # size, state before, batch
-        self._log_folder: Path | None = None
-        self._segments: list[log.Segment] = []
-        self._logged = np.zeros(n_environments, np.int64)
+        self._log = RingLog(self._ring)
 
     def __len__(self) -> int:
         """Number of transitions that may be drawn."""
@@ -310,84 +264,21 @@ class FrameReplay:
         self._augment = state["augment"]
 
     def append_to(self, folder: Path) -> dict[str, Any]:
-        """Write what is new since the last call to the log in `folder`; the first call in a folder writes all.
-
-        Args:
-            folder: of this replay alone, beside the checkpoints; each rank has its own.
-
-        Returns:
-            What the checkpoint has to hold for `restore`: lengths and digests of the log's files, counts. A dict of
-            plain values, some kilobytes.
-
-        Raises:
-            UserError: if the disk is full; the log is then as it was.
-        """
-        ring = self._ring
-        if folder != self._log_folder:
-            self._segments, self._logged = [], np.zeros(ring.n, np.int64)
-        first = np.maximum(self._logged, ring.oldest)
-        blocks = (
-            ring.records(e, low, min(low + _BLOCK, int(ring.count[e])))
-            for e in range(ring.n)
-            for low in range(int(first[e]), int(ring.count[e]), _BLOCK)
-        )
-        per_segment = max(-(-ring.n * ring.length // _SEGMENTS), _SEGMENT_BYTES // ring.record.itemsize)
-        segments = log.append(folder, self._segments, blocks, ring.n, per_segment)
-        # a segment whose newest slots are overwritten holds nothing that this and later checkpoints need
-        self._segments = [s for s in segments if (np.array(s["newest"]) >= ring.oldest).any()]
-        self._log_folder, self._logged = folder, ring.count.copy()
-        return {"segments": [dict(s) for s in self._segments], "count": ring.count.tolist(), **self._format()}
+        """Write what is new to the log in `folder`; what the checkpoint has to hold of it. See `RingLog.append_to`."""
+        return self._log.append_to(folder)
 
     def restore(self, folder: Path, meta: dict[str, Any]) -> None:
-        """Fill this replay with the content that `append_to(folder)` wrote when it returned `meta`.
-
-        The log is not touched, so that other checkpoints keep their parts of it.
-
-        Raises:
-            ValueError: if the checkpoint's replay had other frames, actions, capacity or environments.
-            UserError: if a file is missing, too short or altered.
-        """
-        for key, value in self._format().items():
-            if meta[key] != value:
-                raise ValueError(f"the checkpoint's replay has {key}={meta[key]}, this one {key}={value}")
+        """Fill this replay with the content that `append_to` described by `meta`. See `RingLog.restore`."""
         self._take_back()
-        count = np.array(meta["count"], np.int64)
-        for block in log.read(folder, meta["segments"], self._ring.record):
-            self._ring.put_records(block, count)
-        self._ring.rebuild(count)
-        self._log_folder, self._logged = folder, count.copy()
-        self._segments = [dict(segment) for segment in meta["segments"]]
+        self._log.restore(folder, meta)
 
     def drop_unreferenced(self, folder: Path, metas: Iterable[dict[str, Any]]) -> None:
-        """Free what no checkpoint needs of the log in `folder`: overwritten segments, tails that a kill left behind.
-
-        Args:
-            folder: of the log.
-            metas: what `append_to` returned for every checkpoint that may still be resumed from; the running replay's
-                own part is always kept. Call it at resume and after a checkpoint is in its place, never between
-                `append_to` and the end of writing the checkpoint without the former checkpoint's meta among `metas`.
-        """
-        own = [self._segments] if folder == self._log_folder else []
-        log.drop_unreferenced(folder, [*(meta["segments"] for meta in metas), *own])
+        """Free what no checkpoint needs of the log in `folder`. See `RingLog.drop_unreferenced`."""
+        self._log.drop_unreferenced(folder, metas)
 
     def check_disk(self, folder: Path) -> None:
-        """Refuse a `folder` in whose file system the log of this replay, once full, has no room.
-
-        Raises:
-            UserError: naming what is needed and what would fit.
-        """
-        ring = self._ring
-        already = sum(s["bytes"] for s in self._segments) if folder == self._log_folder else 0
-        check_disk(ring.record.itemsize, ring.n * ring.length, folder, already)
-
-    def _format(self) -> dict[str, Any]:
-        ring = self._ring
-        return {
-            "capacity": ring.n * ring.length,
-            "n_environments": ring.n,
-            "frame": list(ring.frames.shape[2:]),
-            "action": [ring.action.dtype.str, list(ring.action.shape[2:])],
-        }
+        """Refuse a `folder` without room for the log of this replay, once it is full. See `RingLog.check_disk`."""
+        self._log.check_disk(folder)
 
     def _batches(self, n: int, batch_size: int) -> Iterator[Batch]:
         for left in range(n - 1, -1, -1):

@@ -23,7 +23,7 @@ from tests.control.replay.histories import CONTINUOUS, SHAPE, Source
 @pytest.fixture
 def small_segments(monkeypatch):
     """A ring of 48 slots lies in 16 files."""
-    monkeypatch.setattr("plasticity_lightning.control.replay.replay._SEGMENT_BYTES", 0)
+    monkeypatch.setattr("plasticity_lightning.control.replay.ring_log._SEGMENT_BYTES", 0)
 
 
 def replay(n=2, capacity=48, **options):

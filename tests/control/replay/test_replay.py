@@ -7,8 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plasticity_lightning.control.environments import Collector, EnvironmentSpec, FrameStack
-from plasticity_lightning.control.replay import FrameReplay
-from plasticity_lightning.control.replay.replay import Draw
+from plasticity_lightning.control.replay import Draw, FrameReplay
 from plasticity_lightning.errors import UserError
 from tests.control.replay.histories import CONTINUOUS, DISCRETE, SHAPE, ListReplay, Source
 
