@@ -117,10 +117,8 @@ class PredictionObject(pl.LightningModule):
         self.learner = learner_named(rule, rule_arguments)
         self.error_modulation: Modulation | None = None
         self.plasticity_gain = 1.0  # factor on all errors, for a callback to set, such as AstrocyteFeedback
-        self.population, self.stimulus = (
-            torch.nn.Identity(),
-            torch.nn.Identity(),
-        )  # spikes pass here: hooks can sense them
+        # spikes and stimuli of a trial pass through these, so that a callback's hooks can sense them
+        self.population, self.stimulus = torch.nn.Identity(), torch.nn.Identity()
         self.simulate = select_engine(engine)
         self.trace = Trace()
         self.homeostasis = Homeostasis(lanes, reservoir.n_neurons, deviation_floor, inhibition, homeostasis_tau)
@@ -135,7 +133,7 @@ class PredictionObject(pl.LightningModule):
         self.register_buffer("state_history", torch.zeros(lanes, 16, dtype=torch.uint8))
         self.record = PredictionRecord(lanes, n_outcomes, self.learner.product)
         self.last_input: Tensor | None = None
-        self._lanes = range(lanes)
+        self._lanes, self._last_phase = range(lanes), -1
         self._reservoir: Reservoir | None = None
         self._store = None if cache_dir is None else TrialStore(Path(cache_dir))
 
@@ -216,8 +214,6 @@ class PredictionObject(pl.LightningModule):
         self.readout_weight.grad = change
         cast(LightningOptimizer, self.optimizers()).step()
         return values
-
-    _last_phase = -1
 
     def _read(self, x: Tensor) -> Tensor:
         rows = self.readout_weight[self._slice, : 1 + self.n_outcomes]
