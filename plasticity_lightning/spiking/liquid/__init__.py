@@ -29,7 +29,11 @@ def engine(name: EngineName = "auto") -> Engine:
         ValueError: if there is no engine of that name.
     """
     if name == "auto":
-        name = "gpu" if cuda_available() else "cpu"
+        if cuda_available():
+            from plasticity_lightning.spiking.liquid.auto import simulate_auto
+
+            return simulate_auto
+        name = "cpu"
     if name not in ENGINES:
         raise ValueError(f"engine {name!r} is not known; choose one of {['auto', *ENGINES]}")
     module, function = ENGINES[name].split(":")

@@ -30,6 +30,8 @@ from plasticity_lightning.spiking.rules import APSTDP, STDP, weight_bounds
 
 __all__ = ["bytes_per_sample", "simulate_gpu"]
 
+BLOCK = 256  # threads of a block, at most
+
 
 def simulate_gpu(
     liquid: Liquid,
@@ -44,15 +46,13 @@ def simulate_gpu(
     record: bool = False,
     threads: int | None = None,
 ) -> tuple[LiquidActivity, LiquidState]:
-    """Simulate B samples; see `contract.Engine`. `threads` is the size of a sample's block here, 256 by default.
+    """Simulate B samples; see `contract.Engine`. `threads` is of the CPU and not used here.
 
     Raises:
-        ValueError: if arguments do not fit together, or threads does not lie in 1..1024.
+        ValueError: if arguments do not fit together.
         UserError: if not even one sample fits into the device's memory.
     """
     check_simulation(liquid, inputs, state, rule, astrocyte, weights, rate_decay)
-    if threads is not None and not 1 <= threads <= 1024:
-        raise ValueError(f"threads={threads} must lie in 1..1024, the size of a thread block")
     on_current_device()
     needed, free = bytes_per_sample(liquid, inputs, record), free_memory()
     at_once = lanes_that_fit(needed, free)
@@ -66,7 +66,7 @@ def simulate_gpu(
         chosen = torch.arange(first, min(first + at_once, inputs.n_samples))
         part = inputs if at_once >= inputs.n_samples else inputs.select(chosen)
         activity, state = _simulate(
-            liquid, part, state, neuron, rule, astrocyte, weights == "carried", rate_decay, record, threads or 256
+            liquid, part, state, neuron, rule, astrocyte, weights == "carried", rate_decay, record
         )
         parts.append(activity)
     joined = [
@@ -94,7 +94,6 @@ def _simulate(
     carried: bool,
     rate_decay: float,
     record: bool,
-    threads: int,
 ) -> tuple[LiquidActivity, LiquidState]:
     from numba import cuda
 
@@ -139,7 +138,7 @@ def _simulate(
     on_device = [cuda.to_device(x) for x in (weight, trace, calcium)]
     out = [cuda.to_device(x) for x in results]
     kernel: Any = simulate_samples
-    kernel[blocks, min(threads, -(-n // 32) * 32)](
+    kernel[blocks, min(BLOCK, -(-n // 32) * 32)](
         Size(b, t, n, liquid.n_excitatory),
         neuron_fields,
         compiled.Rule(**{**floats(gate), **floats(stdp)}),

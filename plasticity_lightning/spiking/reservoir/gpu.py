@@ -30,6 +30,7 @@ __all__ = ["bytes_per_lane", "simulate_gpu"]
 _LOOP = ("encoder", "decoder", "inverse", "output", "wanted", "learn")
 _OUTPUTS = ("traces", "counts", "n_spikes", "output", "spikes")
 _N_WORK = 6  # rows of scratch a lane
+BLOCK = 256  # threads of a block, at most
 
 
 def simulate_gpu(
@@ -42,16 +43,14 @@ def simulate_gpu(
     record: bool = False,
     threads: int | None = None,
 ) -> tuple[ReservoirActivity, ReservoirState]:
-    """Run all lanes; see `contract.Engine`. `threads` is the size of a lane's block here, 256 by default.
+    """Run all lanes; see `contract.Engine`. `threads` is of the CPU and not used here.
 
     Raises:
-        ValueError: if arguments do not fit together, or threads does not lie in 1..1024.
+        ValueError: if arguments do not fit together.
         UserError: if not even one lane fits into the device's memory.
     """
     trace = trace or Trace()
     check_simulation(reservoir, drive, state, trace, loop)
-    if threads is not None and not 1 <= threads <= 1024:
-        raise ValueError(f"threads={threads} must lie in 1..1024, the size of a thread block")
     on_current_device()
     needed, free = bytes_per_lane(reservoir, drive, loop, trace, record), free_memory()
     at_once = lanes_that_fit(needed, free)
@@ -65,7 +64,7 @@ def simulate_gpu(
     for first in range(0, reservoir.n_lanes, at_once):
         last = min(first + at_once, reservoir.n_lanes)
         lanes = _lanes_of(reservoir, drive, state, loop, first, last)
-        parts.append(_simulate(*lanes, trace=trace, record=record, block=threads or 256))
+        parts.append(_simulate(*lanes, trace=trace, record=record))
     return _join([part[0] for part in parts], [part[1] for part in parts])
 
 
@@ -93,7 +92,6 @@ def _simulate(
     *,
     trace: Trace,
     record: bool,
-    block: int,
 ) -> tuple[ReservoirActivity, ReservoirState]:
     from numba import cuda
 
@@ -108,7 +106,7 @@ def _simulate(
     loops = {name: cuda.to_device(buffers.loop[name]) for name in _LOOP}
     outputs = {name: cuda.to_device(buffers.outputs[name]) for name in _OUTPUTS}
     kernel: Any = simulate_lanes
-    kernel[n_lanes, min(block, -(-n // 32) * 32)](
+    kernel[n_lanes, min(BLOCK, -(-n // 32) * 32)](
         *(on_device[name] for name in ("n_steps", "start", "key", "break_offsets", "break_step", "break_level")),
         buffers.capacitance_form,
         on_device["cells"],

@@ -13,7 +13,7 @@ import torch
 from plasticity_lightning.errors import UserError
 from plasticity_lightning.spiking.astrocyte import Astrocyte
 from plasticity_lightning.spiking.encoding import SpikeTrains, rate_encode, sample_keys
-from plasticity_lightning.spiking.liquid import LiquidState, NeuronParameters, engine, gpu
+from plasticity_lightning.spiking.liquid import LiquidState, NeuronParameters, auto, engine, gpu
 from plasticity_lightning.spiking.liquid.topology import Liquid, grid_liquid
 from plasticity_lightning.spiking.rules import APSTDP, STDP
 
@@ -22,6 +22,12 @@ SHAPE, N_INPUTS, N_STEPS, THREADS = ((2, 2, 2), 8, 16, 2) if SIMULATED else ((10
 RATE, DENSITY = (0.9, 0.8) if SIMULATED else (0.05, 0.15)
 
 NEURON = NeuronParameters(v_threshold=4.0 if SIMULATED else 20.0)  # a few inputs must do in a small liquid
+
+
+@pytest.fixture(autouse=True)
+def _block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulated thread is a thread of Python: a few must do, but more than one, so that they can get into each other's way."""
+    monkeypatch.setattr(gpu, "BLOCK", THREADS)
 
 
 def liquid_and_input(n_samples: int, n_steps: int = N_STEPS) -> tuple[Liquid, SpikeTrains]:
@@ -40,7 +46,7 @@ def assert_same(liquid: Liquid, inputs: SpikeTrains, state: LiquidState, **argum
         **arguments,
     }
     expected, after = engine("cpu")(liquid, inputs, state, record=True, **arguments)
-    actual, after_gpu = engine("gpu")(liquid, inputs, state, record=True, threads=THREADS, **arguments)
+    actual, after_gpu = engine("gpu")(liquid, inputs, state, record=True, **arguments)
     assert int(expected.counts.sum()) > 10, "a silent liquid compares nothing"
     for name in ("counts", "n_liquid", "n_input", "modulation", "spikes"):
         assert torch.equal(getattr(actual, name), getattr(expected, name)), name
@@ -97,12 +103,17 @@ def test_samples_that_do_not_fit_together_run_one_after_the_other(monkeypatch: p
 
 def test_auto_picks_the_gpu_where_there_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    assert engine("auto") is engine("gpu")
+    liquid, inputs = liquid_and_input(2, 5)
+    ran = []
+    for name in ("simulate_cpu", "simulate_gpu"):
+        monkeypatch.setattr(auto, name, lambda *given, name=name, **arguments: ran.append(name))
+    arguments = {"neuron": NEURON, "rule": STDP(), "astrocyte": None}
+    state = LiquidState(liquid.weight.double())
+    engine("auto")(liquid, inputs, state, weights="private", **arguments)
+    engine("auto")(liquid, inputs, state, weights="carried", **arguments)  # one after the other: a CPU core is faster
+    engine("auto")(
+        liquid, inputs, LiquidState(state.weight, torch.zeros(liquid.n_sources)), weights="private", **arguments
+    )
+    assert ran == ["simulate_gpu", "simulate_cpu", "simulate_cpu"]
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert engine("auto") is engine("cpu")
-    liquid, inputs = liquid_and_input(1)
-    with pytest.raises(ValueError, match="threads=2000"):
-        engine("gpu")(
-            liquid, inputs, LiquidState(liquid.weight.double()), neuron=NeuronParameters(), rule=None, astrocyte=None,
-            weights="private", threads=2000,
-        )  # fmt: skip

@@ -27,9 +27,15 @@ SIMULATED = os.environ.get("NUMBA_ENABLE_CUDASIM") == "1"
 N, N_STEPS, THREADS = (7, 20, 2) if SIMULATED else (1000, 1000, 256)
 
 
+@pytest.fixture(autouse=True)
+def _block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A simulated thread is a thread of Python: a few must do, but more than one, so that they can get into each other's way."""
+    monkeypatch.setattr(gpu, "BLOCK", THREADS)
+
+
 def assert_same(reservoir, drive, state, **arguments):
     expected, after = engine("cpu")(reservoir, drive, state, record=True, **arguments)
-    actual, after_gpu = engine("gpu")(reservoir, drive, state, record=True, threads=THREADS, **arguments)
+    actual, after_gpu = engine("gpu")(reservoir, drive, state, record=True, **arguments)
     assert int(expected.counts.sum()) > 5, "a silent reservoir compares nothing"
     assert_equal_activity(actual, expected)
     assert_equal_states(after_gpu, after)
@@ -79,8 +85,6 @@ def test_a_lane_that_does_not_fit_is_refused_with_what_would(monkeypatch: pytest
     monkeypatch.setattr(gpu, "free_memory", lambda: 100.0)
     with pytest.raises(UserError, match=r"one lane of this call needs .* MiB are free.*shorter calls"):
         engine("gpu")(reservoir, stimuli(2), initial_state(reservoir, [0, 1]))
-    with pytest.raises(ValueError, match="threads=0"):
-        engine("gpu")(reservoir, stimuli(2), initial_state(reservoir, [0, 1]), threads=0)
 
 
 def test_memory_of_a_lane_is_that_of_its_arrays(monkeypatch: pytest.MonkeyPatch) -> None:
