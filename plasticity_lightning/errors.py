@@ -11,7 +11,9 @@ __all__ = ["UserError", "nearest"]
 
 
 class UserError(Exception):
-    """A mistake in the input, told in one message; the command line prints it without traceback and exits with 2."""
+    """A mistake in the input, told in one message; the command line prints it without traceback and exits with `status`."""
+
+    status = 2
 
 
 def nearest(name: str, choices: Iterable[str], n: int = 1) -> str:

@@ -20,6 +20,7 @@ __all__ = [
     "HasErrorModulation",
     "HasLiquid",
     "HasModulator",
+    "HasPhase",
     "HasPlasticityGroups",
     "HasPrediction",
     "HasProgress",
@@ -94,6 +95,17 @@ class HasLiquid(Protocol):
 
     def record(self, batch: Any) -> LiquidActivity:
         """Simulate a batch as in feature extraction, with its spikes recorded."""
+
+
+@runtime_checkable
+class HasPhase(Protocol):
+    """A module whose training has phases, for the progress bar.
+
+    Attributes:
+        phase: name of the present one.
+    """
+
+    phase: str
 
 
 @runtime_checkable

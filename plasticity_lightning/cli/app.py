@@ -4,6 +4,7 @@ Adds to LightningCLI: the callbacks that every recipe gets, run folders that are
 last|best`, the test after `fit`, and errors told in one message. Importing this file imports torch and Lightning.
 """
 
+import errno
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,9 +12,9 @@ from types import ModuleType
 from typing import Any
 
 import lightning.pytorch.callbacks
-import torch
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -27,16 +28,22 @@ import plasticity_lightning.data
 import plasticity_lightning.modules
 import plasticity_lightning.runtime
 from plasticity_lightning.cli.errors import cause, distil
+from plasticity_lightning.cli.quiet import quieten
+from plasticity_lightning.cli.resume_settings import compare_settings, merged_settings, refuse_loss
 from plasticity_lightning.cli.runs import claim_run_dir, resolve_checkpoint
 from plasticity_lightning.errors import UserError
 from plasticity_lightning.runtime.checkpoint import AtomicCheckpoint
+from plasticity_lightning.runtime.checkpoint_file import read_checkpoint
+from plasticity_lightning.runtime.divergence import DivergenceGuard
 from plasticity_lightning.runtime.graceful_stop import GracefulStop
 from plasticity_lightning.runtime.heap import keep_heap
+from plasticity_lightning.runtime.progress_bar import PhaseProgressBar
 from plasticity_lightning.runtime.rng import RNGState
 
 __all__ = ["PlasticityCLI", "exit_status", "run"]
 
-_EXPECTED = (ValueError, TypeError, MisconfigurationException, UserError)
+# before training starts these are mistakes in the input, a file that is a folder among them
+_EXPECTED = (ValueError, TypeError, MisconfigurationException, UserError, OSError)
 
 
 def run(args: list[str], recipe: str | None = None) -> int:
@@ -51,10 +58,18 @@ def run(args: list[str], recipe: str | None = None) -> int:
 
 def exit_status(command: Callable[[], "PlasticityCLI"]) -> int:
     """The exit status of a command, which building its CLI runs; a mistake in the input becomes one message and 2."""
+    quieten()
     try:
         return command().exit_status
     except UserError as error:
         print(f"plasticity: error: {error}", file=sys.stderr)
+        return error.status
+    except OSError as error:  # of a writer that is not ours, such as TensorBoard's
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        print(
+            f"plasticity: error: the disk is full: {error}; make room and go on with --ckpt_path last", file=sys.stderr
+        )
         return 2
     except SystemExit as end:  # --help, --print_config and parser errors
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
@@ -78,10 +93,13 @@ class PlasticityParser(LightningArgumentParser):
 
 
 class RunConfig(SaveConfigCallback):
-    """Saves `config.yaml` in the run folder and marks the end of the set-up phase."""
+    """Saves `config.yaml` in the run folder, and the same text in every checkpoint."""
 
-    set_up = False
     run_dir: Path | None = None
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the complete configuration."""
+        checkpoint["settings"] = self.parser.dump(self.config, skip_none=False)
 
     def save_config(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the complete configuration; a resumed run replaces its own file."""
@@ -100,13 +118,13 @@ class _SetupEnd(Callback):
 
     over = False
 
-    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self.over = True
 
-    on_validation_start = on_test_start = on_predict_start = on_fit_start
+    on_sanity_check_start = on_validation_start = on_test_start = on_predict_start = on_train_start
 
 
-_SHARED = ("rng", "graceful_stop", "checkpoint")
+_SHARED = ("rng", "graceful_stop", "divergence", "checkpoint")
 
 
 class PlasticityCLI(LightningCLI):
@@ -141,13 +159,25 @@ class PlasticityCLI(LightningCLI):
         """Add the shared callbacks and the option `test_after_fit`."""
         parser.add_lightning_class_args(RNGState, "rng")
         parser.add_lightning_class_args(GracefulStop, "graceful_stop")
+        parser.add_lightning_class_args(DivergenceGuard, "divergence")
         parser.add_lightning_class_args(AtomicCheckpoint, "checkpoint")
+        parser.add_argument(
+            "--override",
+            action="store_true",
+            help="With --ckpt_path: take this command's settings where they differ from the checkpoint's.",
+        )
         parser.add_argument("--test_after_fit", type=bool, default=True, help="Run the test loop after `fit`.")
         parser.add_argument("--keep_heap", type=bool, default=False, help="Keep freed memory: faster on CPUs (glibc).")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse; LightningCLI's warning about explicit arguments does not apply here."""
         self.config = parser.parse_args(args)
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"seed_everything: {error}") from error
 
     @property
     def root(self) -> Path:
@@ -158,26 +188,46 @@ class PlasticityCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         config = self.config[self.config.subcommand]
         which = config.get("ckpt_path")
+        if which is None:
+            return
         if which in ("last", "best"):
             checkpoint, self.run_dir = resolve_checkpoint(self.root, which)
             config.ckpt_path = str(checkpoint)
-        elif which is not None and not Path(which).is_file():
+        elif not Path(which).exists():
             raise UserError(f"--ckpt_path {which}: no such file; allowed: last, best or the path of a checkpoint")
-        before = config.model.clone()
-        self._take_hyperparameters(config)
-        after = self.config[self.config.subcommand].model
-        for key, old, new in _changes(before, after):
-            print(f"note: model.{key} is {new!r} as in the checkpoint, not {old!r}", file=sys.stderr)
+        content = read_checkpoint(Path(config.ckpt_path))
+        if config.get("override"):
+            config.checkpoint.override = True
+        elif self.config.subcommand == "fit" and "settings" in content:
+            self._keep_settings(content)
+        else:
+            self._take_hyperparameters(content)
 
-    def _take_hyperparameters(self, config: Namespace) -> None:
+    def _keep_settings(self, content: dict[str, Any]) -> None:
+        """The settings of the checkpoint's run in the place of the command's; each difference is told."""
+        self._dump_config()
+        given, saved = self.config_dump, content["settings"]
+        refuse_loss(content.get("indispensable", ()), given)
+        differences = compare_settings(saved, given)
+        for key, old, new in differences:
+            print(f"note: {key} is {old!r} as in the checkpoint, not {new!r}", file=sys.stderr)
+        if differences:
+            print("note: --override takes the command's settings; the run then does not go on exactly", file=sys.stderr)
+            self.config = self.parser.parse_object({"fit": merged_settings(saved, given)}, self.config)
+        del self.config_dump  # it is of the settings before
+
+    def _take_hyperparameters(self, content: dict[str, Any]) -> None:
         """The checkpoint's hyperparameters for the command's class: LightningCLI would take the class's place from it, too."""
-        if config.get("ckpt_path") is None:
-            return
-        kept = torch.load(config.ckpt_path, weights_only=True, map_location="cpu").get("hyper_parameters", {})
+        config = self.config[self.config.subcommand]
+        kept = content.get("hyper_parameters", {})
         arguments = {name: value for name, value in kept.items() if not name.startswith("_")}
-        if arguments:
-            model = {"class_path": config.model.class_path, "init_args": arguments}
-            self.config = self.parser.parse_object({self.config.subcommand: {"model": model}}, self.config)
+        if not arguments:
+            return
+        before = config.model.clone()
+        model = {"class_path": config.model.class_path, "init_args": arguments}
+        self.config = self.parser.parse_object({self.config.subcommand: {"model": model}}, self.config)
+        for key, old, new in _changes(before, self.config[self.config.subcommand].model):
+            print(f"note: model.{key} is {new!r} as in the checkpoint, not {old!r}", file=sys.stderr)
 
     def instantiate_classes(self) -> None:
         """Build data, model and trainer; a refused value becomes one message."""
@@ -195,8 +245,14 @@ class PlasticityCLI(LightningCLI):
         listed = listed if isinstance(listed, list) else [listed]
         shared = [self._get(self.config_init, key) for key in _SHARED]
         if config.enable_checkpointing is False:
-            shared = shared[:2]
+            shared = shared[:-1]
         callbacks = [*listed, *(c for c in shared if not any(type(other) is type(c) for other in listed))]
+        if (
+            config.enable_progress_bar is not False
+            and not config.barebones
+            and not any(isinstance(c, ProgressBar) for c in listed)
+        ):
+            callbacks.append(PhaseProgressBar())
         if self.subcommand == "fit" and not config.fast_dev_run:
             self._open_run([c for c in callbacks if isinstance(c, AtomicCheckpoint)])
         settings: dict[str, Any] = {"callbacks": callbacks, "default_root_dir": str(self.root)}
@@ -227,6 +283,11 @@ class PlasticityCLI(LightningCLI):
             if self._setup_end.over:
                 raise
             raise UserError(_told(error)) from error
+        except (RuntimeError, KeyError) as error:
+            path = self.config[subcommand].get("ckpt_path")
+            if self._setup_end.over or path is None:
+                raise
+            raise UserError(f"{path} does not fit the model: {_misfit(error)}") from error
         if subcommand == "fit":
             self._after_training()
 
@@ -268,7 +329,16 @@ def _class_name(model: Any) -> str:
     return str(model.class_path).rpartition(".")[2]
 
 
+def _misfit(error: BaseException) -> str:
+    if isinstance(error, KeyError):
+        return f"it has no entry {error}; it may be of another model or of an older version of the package"
+    lines = [line.strip() for line in str(error).splitlines()]
+    return " ".join(lines[:3]) + (f" ... ({len(lines) - 3} more)" if len(lines) > 3 else "")
+
+
 def _told(error: BaseException) -> str:
+    if isinstance(error, OSError) and error.filename is not None:
+        return f"{error.filename}: {error.strerror or error}"
     return cause(str(error)) or type(error).__name__
 
 

@@ -9,6 +9,7 @@ act on.
 import argparse
 import contextlib
 import copy
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from plasticity_lightning.errors import UserError
 from plasticity_lightning.measures.aggregate import NETWORK
 from plasticity_lightning.measures.registry import MEASURES, Measure, chosen_measures
 from plasticity_lightning.protocols import HasCoverage, HasLiquid
+from plasticity_lightning.runtime.checkpoint_file import read_checkpoint
 from plasticity_lightning.runtime.coverage import CoverageSummary
 
 __all__ = ["diagnose"]
@@ -98,10 +100,14 @@ class _DiagnoseCLI(PlasticityCLI):
             length = {name: config[name] for name in names}
             callbacks: list[Callback] = [self._setup_end, *covered, CoverageSummary(full=True), _OneBatch()]
             return Trainer(**settings, **length, callbacks=callbacks)
-        checkpoint = torch.load(self._get(self.config, "ckpt_path"), map_location="cpu", weights_only=True)
+        checkpoint = read_checkpoint(Path(self._get(self.config, "ckpt_path")))
         self.monitor = _monitor(self.options, checkpoint, listed)
         callbacks = [self._setup_end, CoverageSummary(quiet=True), _Checkpointed(checkpoint), self.monitor]
         return Trainer(**settings, max_epochs=1, limit_train_batches=1, limit_val_batches=0, callbacks=callbacks)
+
+    def _keep_settings(self, content: dict[str, Any]) -> None:
+        """Of the run's settings only the model's matter: nothing is resumed."""
+        self._take_hyperparameters(content)
 
     def _run_subcommand(self, subcommand: str) -> None:
         if isinstance(self.model, HasLiquid) and not self.options.coverage:

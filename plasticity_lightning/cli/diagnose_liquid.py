@@ -6,7 +6,9 @@ the two ranks of kernel quality. Works for any module that offers `protocols.Has
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +25,7 @@ from plasticity_lightning.errors import UserError
 from plasticity_lightning.measures.kernel import approximation_rank, separation_rank
 from plasticity_lightning.measures.spiking import participation_ratio
 from plasticity_lightning.protocols import HasLiquid
+from plasticity_lightning.runtime.checkpoint_file import read_checkpoint
 from plasticity_lightning.spiking.encoding import SpikeTrains
 from plasticity_lightning.spiking.liquid.item_batches import join_batches, select_items, spaced_items
 from plasticity_lightning.spiking.noise import noisy_images, shifted_trains
@@ -30,6 +33,7 @@ from plasticity_lightning.spiking.noise import noisy_images, shifted_trains
 __all__ = ["run"]
 
 _COMMAND = "diagnose-liquid"
+_PER_CLASS = 100  # items, as in the paper's script
 _CHUNK = 50  # items simulated at once: every one of their spikes is kept
 
 
@@ -50,7 +54,7 @@ class _LiquidTrainer(Trainer):
         self,
         ckpt_path: str,
         n_items: int = 2000,
-        per_class: int = 100,
+        per_class: int | None = None,
         draws: int = 20,
         noise_std: float = 125.0,
         noise_shift: float = 10.0,
@@ -61,7 +65,7 @@ class _LiquidTrainer(Trainer):
         Args:
             ckpt_path: last, best or the path of a checkpoint.
             n_items: test items simulated, clean and noisy.
-            per_class: items of each class in a draw for the ranks.
+            per_class: items of each class in a draw for the ranks; null takes 100, or as many as the rarest class has.
             draws: over how many draws a rank is averaged; the paper's script takes 1000.
             noise_std: of images for the approximation rank, on the scale of 0 to 255.
             noise_shift: of events: standard deviation of one shift a recording, in ms.
@@ -96,7 +100,7 @@ class _LiquidCLI(PlasticityCLI):
                 f"{type(model).__name__} has no liquid (`liquid`, `weight` and `record(batch)`); "
                 "`plasticity diagnose` measures other networks"
             )
-        checkpoint = torch.load(options.ckpt_path, map_location="cpu", weights_only=True)
+        checkpoint = read_checkpoint(Path(options.ckpt_path))
         model.on_load_checkpoint(checkpoint)
         model.load_state_dict(checkpoint["state_dict"])
         model.eval()
@@ -129,10 +133,23 @@ def _measure(model: Any, batch: dict[str, Any], options: Any) -> dict[str, float
     clean_counts, noisy_counts = _counts(model, batch, "clean items"), _counts(model, noisy, "noisy items")
     values["mean_spikes_per_item"] = float(clean_counts.double().sum(1).mean())
     values["participation_ratio"] = float(participation_ratio(clean_counts))
-    labels, sizes = batch["label"].cpu(), {"per_class": options.per_class, "draws": options.draws}
+    labels = batch["label"].cpu()
+    sizes = {"per_class": _per_class(options.per_class, labels), "draws": options.draws}
     values["separation_rank"] = float(separation_rank(clean_counts, labels, generator, **sizes))
     values["approximation_rank"] = float(approximation_rank(noisy_counts, labels, generator, **sizes))
     return values
+
+
+def _per_class(asked: int | None, labels: Tensor) -> int:
+    """What was asked for, or the paper's 100 as far as the items reach, which is said."""
+    if asked is not None:
+        return asked
+    rarest = int(labels.bincount()[labels.unique()].min())
+    if rarest < _PER_CLASS:
+        print(
+            f"note: ranks over {rarest} items a class, not {_PER_CLASS}: the rarest class has no more", file=sys.stderr
+        )
+    return min(_PER_CLASS, rarest)
 
 
 def _noisy(batch: dict[str, Any], std: float, shift: float, generator: torch.Generator) -> dict[str, Any]:

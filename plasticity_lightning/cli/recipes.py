@@ -7,6 +7,7 @@ comment line says what it shows. In an installed package the folder is `plastici
 
 from pathlib import Path
 
+from plasticity_lightning.cli.yaml_bounds import check_yaml
 from plasticity_lightning.errors import UserError, nearest
 
 __all__ = ["find_recipe", "list_recipes", "recipes_folder", "resolve_arguments"]
@@ -87,13 +88,14 @@ def resolve_arguments(args: list[str], folder: Path | None = None) -> tuple[list
         if not value:
             raise UserError(f"{option} needs a value: a YAML file or the name of a recipe")
         file, name = find_recipe(value, folder)
+        check_yaml(file)
         first = first or name
         configs += ["--config", str(file)]
     return [*args[:1], *configs, *others], first
 
 
 def _title(path: Path) -> str:
-    with path.open(encoding="utf-8") as lines:
+    with path.open(encoding="utf-8", errors="replace") as lines:
         for line in lines:
             if line.startswith("# "):
                 return line[2:].strip()

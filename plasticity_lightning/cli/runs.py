@@ -23,7 +23,20 @@ def version_dirs(root: Path) -> list[Path]:
 
 
 def claim_run_dir(root: Path) -> Path:
-    """Create and return the next free `version_N`; two processes never get the same one."""
+    """Create and return the next free `version_N`; two processes never get the same one.
+
+    Raises:
+        UserError: if no folder can be made there.
+    """
+    try:
+        return _claim(root)
+    except OSError as error:
+        raise UserError(
+            f"no run folder can be made in {root}: {error.strerror or error}; give another --trainer.default_root_dir"
+        ) from error
+
+
+def _claim(root: Path) -> Path:
     root.mkdir(parents=True, exist_ok=True)
     newest = version_dirs(root)
     number = int(newest[0].name.removeprefix("version_")) + 1 if newest else 0

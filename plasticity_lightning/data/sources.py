@@ -10,19 +10,22 @@ import hashlib
 import http.client
 import logging
 import os
-import tempfile
+import time
 import urllib.request
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from plasticity_lightning.data.errors import DataNotFoundError
+from plasticity_lightning.runtime.atomic_file import atomic_file, clear_stale
 
 __all__ = ["Found", "Layout", "RemoteFile", "Source", "cache_folder", "data_roots", "download", "locate"]
 
 _ENVIRONMENT_VARIABLE = "PLASTICITY_DATA"
 _SYSTEM_ROOT = Path("/usr/share/datasets")
 _CHUNK = 1 << 20  # bytes
+_SLOWEST = 1000  # bytes a second
+_MOST_BYTES = 1 << 34  # of a file whose server does not say its length
 _log = logging.getLogger(__name__)
 
 
@@ -125,7 +128,7 @@ def download(remote: RemoteFile, folder: Path, timeout_s: float = 30.0) -> Path:
     Args:
         remote: the file; its addresses are tried in turn.
         folder: made if it is missing.
-        timeout_s: seconds without any data after which an address is given up.
+        timeout_s: an address is given up after so many seconds without data, or with less than 1,000 bytes a second.
 
     Returns:
         Path of the file.
@@ -207,19 +210,24 @@ def _download_all(source: Source, folder: Path) -> list[str]:
 
 def _fetch(url: str, md5: str, target: Path, timeout_s: float) -> None:
     digest = hashlib.md5(usedforsecurity=False)
-    handle, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream, urllib.request.urlopen(url, timeout=timeout_s) as response:
-            while chunk := response.read(_CHUNK):
-                digest.update(chunk)
-                stream.write(chunk)
+    clear_stale(target.parent)
+    with atomic_file(target) as stream, urllib.request.urlopen(url, timeout=timeout_s) as response:
+        announced = response.headers.get("Content-Length", "")
+        most = int(announced) if announced.isdecimal() else _MOST_BYTES
+        written, since, at = 0, 0, time.monotonic()
+        while chunk := response.read1(_CHUNK):  # what has come, without waiting for a whole chunk
+            digest.update(chunk)
+            stream.write(chunk)
+            written += len(chunk)
+            if written > most:
+                raise ValueError(f"more than the {most} bytes that it may have")
+            if time.monotonic() - at > timeout_s:
+                if written - since < timeout_s * _SLOWEST:
+                    raise TimeoutError(f"slower than {_SLOWEST} bytes a second for {timeout_s:g} s")
+                since, at = written, time.monotonic()
         if digest.hexdigest() != md5:
             raise ValueError(f"md5 is {digest.hexdigest()}, expected {md5}")
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, target)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        os.fchmod(stream.fileno(), 0o644)
 
 
 def _not_found_message(source: Source, looked: list[str], tried: list[str]) -> str:

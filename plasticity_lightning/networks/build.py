@@ -1,11 +1,14 @@
 """Any network from a recipe: one of the package's by its short name, or a stranger's by import path.
 
 `build_network("cifar_resnet50", {"n_classes": 100})`, `build_network("timm.create_model", {"model_name": "resnet18"})`
-and `build_network("torchvision.models.resnet18", {"num_classes": 10})` are calls of one kind.
+and `build_network("torchvision.models.resnet18", {"num_classes": 10})` are calls of one kind. What a path names is called only
+if it says that it makes a network: a class of modules, or a function whose return type is one. Importing the path's package
+runs that package's code all the same: a recipe is to be trusted like a script.
 """
 
 import importlib
 import inspect
+import typing
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,14 +35,15 @@ def build_network(name: str, arguments: Mapping[str, Any] | None = None) -> nn.M
     """Build a network.
 
     Args:
-        name: key of `NETWORKS`, or the import path of a class or function that returns an `nn.Module`.
+        name: key of `NETWORKS`, or the import path of a subclass of `nn.Module` or of a function annotated to return one.
         arguments: its keyword arguments.
 
     Returns:
         The network.
 
     Raises:
-        ValueError: if there is no such name or path, the arguments do not fit, or what is returned is no module.
+        ValueError: if there is no such name or path, it does not say that it makes a module, the arguments do not fit, or what
+            is returned is no module after all.
     """
     arguments = dict(arguments or {})
     factory = NETWORKS[name] if name in NETWORKS else _imported(name)
@@ -61,9 +65,24 @@ def _imported(path: str) -> Callable[..., Any]:
         factory = getattr(importlib.import_module(module_name), attribute)
     except (ImportError, AttributeError) as error:
         raise ValueError(f"network={path!r} cannot be imported: {error}") from error
-    if not callable(factory):
-        raise ValueError(f"network={path!r} is a {type(factory).__name__}; it must be a class or a function")
+    if not _makes_modules(factory):
+        raise ValueError(
+            f"network={path!r} is not called: it does not say that it makes a network. Allowed are subclasses of torch.nn.Module "
+            "and functions annotated to return one; wrap another function in one of your own, `def net(...) -> torch.nn.Module`"
+        )
     return factory
+
+
+def _makes_modules(factory: Any) -> bool:
+    if isinstance(factory, type):
+        return issubclass(factory, nn.Module)
+    if not callable(factory):
+        return False
+    try:
+        made = typing.get_type_hints(factory).get("return")
+    except Exception:  # whatever evaluating a stranger's annotations may raise
+        return False
+    return isinstance(made, type) and issubclass(made, nn.Module)
 
 
 def _check_arguments(name: str, factory: Callable[..., Any], arguments: dict[str, Any]) -> None:

@@ -3,6 +3,7 @@
 from plasticity_lightning.runtime.checkpoint import AtomicCheckpoint
 from plasticity_lightning.runtime.clock import Clock
 from plasticity_lightning.runtime.coverage import CoverageSummary, announce_coverage
+from plasticity_lightning.runtime.divergence import DivergenceGuard
 from plasticity_lightning.runtime.feature_store import FeatureStore
 from plasticity_lightning.runtime.graceful_stop import GracefulStop
 from plasticity_lightning.runtime.heap import keep_heap
@@ -17,6 +18,7 @@ __all__ = [
     "AtomicCheckpoint",
     "Clock",
     "CoverageSummary",
+    "DivergenceGuard",
     "FeatureStore",
     "GracefulStop",
     "LocalDDPStrategy",

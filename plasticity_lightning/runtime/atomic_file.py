@@ -6,6 +6,7 @@ written, so that what a killed process has left can be told from what another pr
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import uuid
@@ -18,6 +19,8 @@ from plasticity_lightning.errors import UserError
 
 __all__ = ["FileWriteError", "atomic_file", "clear_stale"]
 
+_REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
+
 
 class FileWriteError(UserError, OSError):
     """A file could not be written (full disk, no permission); what stood under its name is unharmed."""
@@ -28,23 +31,24 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
     """File open for writing and reading bytes; it stands under `path` after the block, or not at all.
 
     Raises:
-        FileWriteError: if the system refuses to write.
+        FileWriteError: if the system refuses to write. Another error of the block passes.
     """
-    temporary: Path | None = None
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary, file = _locked(path)
+    except OSError as error:
+        raise FileWriteError(f"cannot write {path}: {error.strerror or error}") from error
+    try:
         with file:
             yield file
             file.flush()
             os.fsync(file.fileno())
             temporary.replace(path)
         _sync_folder(path.parent)
-    except OSError as error:
-        _remove(temporary)
-        raise FileWriteError(f"cannot write {path}: {error.strerror or error}") from error
-    except BaseException:
-        _remove(temporary)
+    except BaseException as error:
+        temporary.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.errno in _REFUSED:
+            raise FileWriteError(f"cannot write {path}: {error.strerror or error}") from error
         raise
 
 
@@ -70,11 +74,6 @@ def _locked(path: Path) -> tuple[Path, IO[bytes]]:
         if os.fstat(file.fileno()).st_nlink:  # else it was taken for a stale one before it was locked
             return temporary, file
         file.close()
-
-
-def _remove(temporary: Path | None) -> None:
-    if temporary is not None:
-        temporary.unlink(missing_ok=True)
 
 
 def _sync_folder(folder: Path) -> None:

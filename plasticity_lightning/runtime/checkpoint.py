@@ -22,7 +22,9 @@ from plasticity_lightning.errors import UserError
 from plasticity_lightning.runtime.atomic_file import FileWriteError, clear_stale
 from plasticity_lightning.runtime.checkpoint_file import VerifyingIO, missing_parts, write_checkpoint
 from plasticity_lightning.runtime.clock import Clock
+from plasticity_lightning.runtime.divergence import DivergenceGuard
 from plasticity_lightning.runtime.exact_loops import WholeMoments, install, left
+from plasticity_lightning.runtime.override import override_optimizers
 from plasticity_lightning.runtime.unfinished import load_unfinished, unfinished_state
 from plasticity_lightning.runtime.updates import begins_anew
 
@@ -43,7 +45,8 @@ class AtomicCheckpoint(WholeMoments, Checkpoint):
         every_seconds: save after a batch when so many seconds have passed since the last save; None does not.
         monitor: logged metric that selects `best.ckpt`; None keeps no best.
         mode: "max" or "min" of the monitor is best.
-        override: go on without a callback that the checkpoint calls indispensable, such as the scheduler of a sparse run.
+        override: on resume, take the hyperparameters of the new optimisers and schedules, and go on without a callback that the
+            checkpoint calls indispensable, such as the scheduler of a sparse run. The run then does not go on exactly.
 
     Raises:
         ValueError: if an interval is not positive or the mode is unknown.
@@ -77,6 +80,7 @@ class AtomicCheckpoint(WholeMoments, Checkpoint):
         self._folder: Path | None = None
         self._saved_at = 0.0
         self._unfinished: list[dict[str, Any]] | None = None
+        self._to_override: dict[str, Any] | None = None
 
     @property
     def last_model_path(self) -> str:
@@ -102,6 +106,12 @@ class AtomicCheckpoint(WholeMoments, Checkpoint):
         self._folder = Path(trainer.strategy.broadcast(folder))
         if trainer.is_global_zero:
             clear_stale(self._folder)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """With `override`, give the states that are about to be restored the new hyperparameters."""
+        if self._to_override is not None:
+            override_optimizers(self._to_override, trainer)
+            self._to_override = None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Start the time interval; take up what was under way."""
@@ -168,6 +178,7 @@ class AtomicCheckpoint(WholeMoments, Checkpoint):
                 "on exactly; last.ckpt beside it can"
             )
         self._unfinished = checkpoint.get("unfinished")
+        self._to_override = checkpoint if self.override else None
 
     def state_dict(self) -> dict[str, Any]:
         """Best score and the clocks' readings."""
@@ -200,6 +211,10 @@ class AtomicCheckpoint(WholeMoments, Checkpoint):
     def _save(self, trainer: Trainer, name: str) -> None:
         if self._folder is None:
             return
+        if name != "exception":
+            for callback in trainer.callbacks:
+                if isinstance(callback, DivergenceGuard):
+                    callback.check(trainer)
         state = trainer._checkpoint_connector.dump_checkpoint(weights_only=False)  # a collective: every rank takes part
         if name == "exception":
             state["exception"] = True

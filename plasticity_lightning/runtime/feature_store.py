@@ -6,7 +6,6 @@ features of another network are never mistaken for these. In memory a split is o
 
 from __future__ import annotations
 
-import os
 import uuid
 import zipfile
 from pathlib import Path
@@ -15,7 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["FeatureStore"]
+from plasticity_lightning.errors import UserError
+from plasticity_lightning.runtime.atomic_file import atomic_file, clear_stale
+
+__all__ = ["DamagedFeaturesError", "FeatureStore"]
+
+
+class DamagedFeaturesError(UserError, ValueError):
+    """A file among the kept features is damaged or of another network; the message names it."""
 
 
 class FeatureStore:
@@ -27,7 +33,8 @@ class FeatureStore:
         dtype: numpy type of a row's values; int16 holds every spike count of half a minute.
 
     Raises:
-        ValueError: if n_features < 1, or a file in the directory is not a chunk of such rows.
+        ValueError: if n_features < 1.
+        DamagedFeaturesError: if a file in the directory is not a chunk of such rows.
     """
 
     def __init__(self, directory: Path | None, n_features: int, dtype: str = "int16") -> None:
@@ -35,6 +42,8 @@ class FeatureStore:
             raise ValueError(f"n_features={n_features} must be at least 1")
         self.directory, self.n_features, self.dtype = directory, n_features, np.dtype(dtype)
         self._splits: dict[str, _Rows] = {}
+        if directory is not None:
+            clear_stale(directory)
         for path in sorted(directory.glob("*.npz")) if directory is not None and directory.is_dir() else ():
             try:
                 with np.load(path) as chunk:
@@ -42,7 +51,7 @@ class FeatureStore:
                         raise ValueError(f"holds {chunk['counts'].dtype}")
                     self._rows(path.name.split("-")[0]).put(chunk["index"], chunk["label"], chunk["counts"])
             except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
-                raise ValueError(
+                raise DamagedFeaturesError(
                     f"{path} is no readable chunk of {n_features} features a row ({self.dtype}): delete it ({error})"
                 ) from error
 
@@ -68,14 +77,8 @@ class FeatureStore:
             return
         arrays = index[new].numpy(), label[new].numpy(), counts[new].cpu().numpy().astype(self.dtype)
         if self.directory is not None:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            name = f"{split}-{uuid.uuid4().hex}.npz"
-            temporary = self.directory / f".{name}.tmp"
-            with temporary.open("wb") as file:
+            with atomic_file(self.directory / f"{split}-{uuid.uuid4().hex}.npz") as file:
                 np.savez(file, index=arrays[0], label=arrays[1], counts=arrays[2])
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.directory / name)
         self._rows(split).put(*arrays)
 
     def counts(self, split: str, index: Tensor) -> Tensor:

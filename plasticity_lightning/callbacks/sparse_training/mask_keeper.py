@@ -26,6 +26,8 @@ class MaskKeeper(Callback):
 
     indispensable = True  # `AtomicCheckpoint` refuses to resume without it: the zeros would be lost
 
+    indispensable = True  # see runtime.AtomicCheckpoint: a sparse run that goes on without its masks is none
+
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
         self._keeping = False

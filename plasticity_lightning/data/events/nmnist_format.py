@@ -24,6 +24,7 @@ __all__ = ["NMNISTRecordings", "decode_events", "encode_events", "import_tonic_r
 
 _DTYPE = np.dtype([("x", np.int64), ("y", np.int64), ("t", np.int64), ("p", np.int64)])
 _BYTES_PER_EVENT = 5
+_MOST_BYTES = 1 << 22  # of one recording of 300 ms; the real ones have about 20,000
 
 
 def decode_events(content: bytes, name: str) -> np.ndarray:
@@ -102,7 +103,13 @@ class NMNISTRecordings:
         if not self.zipped:
             return decode_events((self.path / name).read_bytes(), str(self.path / name))
         try:
-            content = self._open_archive().read(name)
+            archive = self._open_archive()
+            size = archive.getinfo(name).file_size
+            if size > _MOST_BYTES:
+                raise DataFormatError(
+                    f"{self.path}: {name} expands to {size} bytes; a recording has at most {_MOST_BYTES}."
+                )
+            content = archive.read(name)
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise DataFormatError(f"{self.path}: {name} cannot be read ({error}).") from None
         return decode_events(content, f"{self.path}: {name}")

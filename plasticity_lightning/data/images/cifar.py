@@ -29,6 +29,8 @@ CIFAR10_BATCHES: dict[str, tuple[str, ...]] = {
 }
 CIFAR100_BATCHES: dict[str, tuple[str, ...]] = {"train": ("train",), "test": ("test",)}
 
+_MOST_BYTES = 1 << 28  # of one batch; CIFAR-100's largest has 155 million
+
 _ALLOWED: dict[tuple[str, str], Any] = {
     ("numpy.core.multiarray", "_reconstruct"): _reconstruct,
     ("numpy._core.multiarray", "_reconstruct"): _reconstruct,
@@ -99,6 +101,10 @@ def _from_archive(archive: Path, names: list[str]) -> dict[str, bytes]:
                 name = PurePosixPath(member.name).name
                 stream = tar.extractfile(member) if member.isfile() and name in names else None
                 if stream is not None:
+                    if member.size > _MOST_BYTES:
+                        raise DataFormatError(
+                            f"{archive}: {name} expands to {member.size} bytes; a CIFAR batch has at most {_MOST_BYTES}."
+                        )
                     contents[name] = stream.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise DataFormatError(

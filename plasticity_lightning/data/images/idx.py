@@ -18,6 +18,7 @@ __all__ = ["read_idx", "read_idx_pair"]
 
 _UNSIGNED_BYTE = 0x08
 _GZIP_MAGIC = b"\x1f\x8b"
+_MOST_DEFLATED = 1032
 
 
 def read_idx(path: str | Path, n_dims: int) -> np.ndarray:
@@ -34,7 +35,7 @@ def read_idx(path: str | Path, n_dims: int) -> np.ndarray:
         DataFormatError: if the file is empty, damaged, not IDX, of another type or dimension, truncated, or longer
             than its header says.
     """
-    content = _read_bytes(Path(path))
+    content = _read_bytes(Path(path), 4 + 4 * n_dims)
     if len(content) < 4 or content[:2] != b"\0\0":
         raise DataFormatError(
             f"{path}: not an IDX file: it starts with the bytes {content[:4].hex(' ')!r}, "
@@ -59,7 +60,7 @@ def read_idx(path: str | Path, n_dims: int) -> np.ndarray:
         )
     if len(content) > expected:
         raise DataFormatError(
-            f"{path}: {len(content) - expected} trailing byte(s) after the {expected} that shape {shape} needs."
+            f"{path}: more than the {expected} bytes that shape {shape} needs: trailing bytes, or a wrong header."
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape).copy()
 
@@ -88,14 +89,23 @@ def read_idx_pair(images: str | Path, labels: str | Path, n_classes: int) -> tup
     return pixels[:, None], classes.astype(np.int64)
 
 
-def _read_bytes(path: Path) -> bytes:
-    content = path.read_bytes()
-    if not content:
-        raise DataFormatError(f"{path}: the file is empty.")
-    if not content.startswith(_GZIP_MAGIC):
-        return content
+def _read_bytes(path: Path, header: int) -> bytes:
+    """The file's bytes, decompressed: no more of them than the header announces, and one, which tells that there are more."""
     try:
-        return gzip.decompress(content)
+        size = path.stat().st_size
+        with path.open("rb") as file:
+            zipped = file.read(2) == _GZIP_MAGIC
+        if size == 0:
+            raise DataFormatError(f"{path}: the file is empty.")
+        # deflate cannot shrink to less than a 1032nd; a raw file is as long as it is
+        most = size * _MOST_DEFLATED if zipped else size
+        with gzip.open(path) if zipped else path.open("rb") as stream:
+            start = stream.read(header)
+            dims = max(header - 4, 0) // 4
+            announced = int(np.prod(np.frombuffer(start, ">u4", dims, 4), dtype=object)) if len(start) == header else 0
+            return start + stream.read(min(announced, most) + 1)
+    except IsADirectoryError:
+        raise DataFormatError(f"{path} is a folder; expected an IDX file.") from None
     except EOFError:
         raise DataFormatError(f"{path}: the gzip file is truncated; remove it and get it again.") from None
     except (gzip.BadGzipFile, zlib.error) as error:

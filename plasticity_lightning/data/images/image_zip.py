@@ -11,8 +11,6 @@ Most such zips are JPEGs: lossy, so results on them must say so.
 import hashlib
 import io
 import logging
-import os
-import tempfile
 import zipfile
 import zlib
 from pathlib import Path, PurePosixPath
@@ -20,10 +18,12 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from plasticity_lightning.data.errors import DataFormatError
+from plasticity_lightning.runtime.atomic_file import FileWriteError, atomic_file, clear_stale
 
 __all__ = ["read_image_zip"]
 
 _SUFFIXES = (".jpg", ".jpeg", ".png")
+_OVERHEAD = 1 << 16  # bytes of headers, tables and metadata of one image file
 _log = logging.getLogger(__name__)
 
 
@@ -102,18 +102,23 @@ def _decode(
 
     _log.info("decoding %d images of %s (once; the result is cached)", shape[0], path)
     images = np.empty(shape, np.uint8)
+    most = _OVERHEAD + 2 * shape[1] * shape[2] * shape[3]  # no file format needs more for so many pixels
     for row, (_, info) in enumerate(entries):
+        if info.file_size > most:
+            raise DataFormatError(
+                f"{path}: {info.filename} expands to {info.file_size} bytes; an image of {shape[2]}x{shape[3]} needs at most {most}."
+            )
         try:
             with Image.open(io.BytesIO(archive.read(info))) as image:
+                if image.size != (shape[3], shape[2]):  # before it is decoded
+                    raise DataFormatError(
+                        f"{path}: {info.filename} is {image.size[1]}x{image.size[0]}; expected {shape[2]}x{shape[3]}."
+                    )
                 pixels = np.asarray(image.convert("RGB"))
         except UnidentifiedImageError:
             raise DataFormatError(f"{path}: {info.filename} is not an image ({info.file_size} bytes).") from None
         except (OSError, EOFError, SyntaxError, RuntimeError, zlib.error, Image.DecompressionBombError) as error:
             raise DataFormatError(f"{path}: {info.filename} cannot be decoded ({error}).") from None
-        if pixels.shape[:2] != shape[2:]:
-            raise DataFormatError(
-                f"{path}: {info.filename} is {pixels.shape[0]}x{pixels.shape[1]}; expected {shape[2]}x{shape[3]}."
-            )
         images[row] = pixels.transpose(2, 0, 1)
     return images
 
@@ -132,16 +137,9 @@ def _read_cache(cache: Path, shape: tuple[int, ...]) -> np.ndarray | None:
 
 
 def _write_cache(cache: Path, images: np.ndarray) -> None:
+    clear_stale(cache.parent)
     try:
-        cache.parent.mkdir(parents=True, exist_ok=True)
-        handle, temporary = tempfile.mkstemp(dir=cache.parent, prefix=f".{cache.name}.")
-    except OSError as error:
-        _log.warning("cannot keep the decoded images in %s (%s); the next run decodes again", cache.parent, error)
-        return
-    try:
-        with os.fdopen(handle, "wb") as stream:
+        with atomic_file(cache) as stream:
             np.save(stream, images)
-        os.replace(temporary, cache)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+    except FileWriteError as error:
+        _log.warning("cannot keep the decoded images (%s); the next run decodes again", error)
