@@ -45,16 +45,16 @@ def find_uv() -> str | None:
 def install(session: nox.Session, requirement: str) -> None:
     """Bring the shared environment up to `requirement`, creating it if it is not there."""
     uv = find_uv()
-    supported = (3, 11) <= sys.version_info[:2] < (3, 13)
+    supported = (3, 11) <= sys.version_info[:2] < (3, 14)
     if not PYTHON.exists():
         if uv:
-            wanted = sys.executable if supported else ">=3.11,<3.13"
+            wanted = sys.executable if supported else ">=3.11,<3.14"
             session.run(uv, "venv", "--python", wanted, str(SHARED), external=True)
         elif supported:
             session.run(sys.executable, "-m", "virtualenv", str(SHARED), external=True)
         else:
             session.error(
-                f"Python 3.11 or 3.12 is needed, this is {sys.version.split()[0]}; install uv to have one found."
+                f"Python 3.11, 3.12 or 3.13 is needed, this is {sys.version.split()[0]}; install uv to have one found."
             )
     if uv:
         session.run(uv, "pip", "install", "--python", str(PYTHON), "-e", requirement, external=True)

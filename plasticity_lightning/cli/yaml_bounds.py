@@ -14,6 +14,7 @@ __all__ = ["check_yaml"]
 
 _MOST_BYTES = 1 << 22
 _MOST_VALUES = 100_000
+_MOST_DEEP = 100  # the parser takes time by the square of it
 
 
 def check_yaml(path: Path) -> None:
@@ -36,8 +37,6 @@ def check_yaml(path: Path) -> None:
         _check_events(yaml.parse(text, Loader=yaml.SafeLoader), path, yaml)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is no YAML: " + " ".join(str(error).split())) from None
-    except RecursionError:
-        raise UserError(f"{path} is nested too deeply for a recipe") from None
 
 
 def _check_events(events: object, path: Path, yaml: object) -> None:
@@ -48,6 +47,8 @@ def _check_events(events: object, path: Path, yaml: object) -> None:
         name, anchor = type(event).__name__, getattr(event, "anchor", None)
         if name in ("SequenceStartEvent", "MappingStartEvent"):
             open_nodes.append((anchor, 1))
+            if len(open_nodes) > _MOST_DEEP:
+                raise UserError(f"{path} is nested too deeply for a recipe: more than {_MOST_DEEP} levels")
             continue
         if name in ("SequenceEndEvent", "MappingEndEvent"):
             anchor, size = open_nodes.pop()

@@ -36,7 +36,8 @@ def override_optimizers(checkpoint: dict[str, Any], trainer: Trainer) -> None:
         fresh = optimizer.state_dict()["param_groups"]
         for new, old in zip(fresh, state["param_groups"], strict=False):
             base, before = new.get("initial_lr", new["lr"]), old.get("initial_lr", old["lr"])
-            kept = {"params": old["params"], "lr": old["lr"] * base / before if before else base}
+            lr = base if old["lr"] == before or not before else old["lr"] * base / before
+            kept = {"params": old["params"], "lr": lr}
             old.update({**new, **kept})
     for config, state in zip(trainer.lr_scheduler_configs, checkpoint["lr_schedulers"], strict=False):
         fresh_state = config.scheduler.state_dict()

@@ -40,7 +40,7 @@ GOOD = idx_bytes(np.zeros((2, 2, 2)))
         (b"PNG and more", "not an IDX file"),
         (GOOD[:10], "truncated inside the IDX header"),
         (GOOD[:-1], "truncated: the header announces"),
-        (GOOD + b"x", "1 trailing byte"),
+        (GOOD + b"x", "trailing byte"),
         (idx_bytes(np.zeros((2, 2, 2)), kind=0x0D), "element type is 0x0d"),
         (idx_bytes(np.zeros(4)), "1 dimension"),
         (bytes.fromhex("00000803 ffffffff ffffffff ffffffff 00"), "truncated: the header announces"),
