@@ -6,7 +6,9 @@ alias inside its own anchor has no end. Both are found in the stream of events, 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from plasticity_lightning.errors import UserError
 
@@ -34,16 +36,16 @@ def check_yaml(path: Path) -> None:
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
     try:
-        _check_events(yaml.parse(text, Loader=yaml.SafeLoader), path, yaml)
+        _check_events(yaml.parse(text, Loader=yaml.SafeLoader), path)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is no YAML: " + " ".join(str(error).split())) from None
 
 
-def _check_events(events: object, path: Path, yaml: object) -> None:
+def _check_events(events: Iterable[Any], path: Path) -> None:
     sizes: dict[str, int] = {}  # anchor -> values that it stands for
     open_nodes: list[tuple[str | None, int]] = []  # (anchor, values so far)
     total = 0
-    for event in events:  # type: ignore[attr-defined]
+    for event in events:
         name, anchor = type(event).__name__, getattr(event, "anchor", None)
         if name in ("SequenceStartEvent", "MappingStartEvent"):
             open_nodes.append((anchor, 1))
@@ -55,7 +57,7 @@ def _check_events(events: object, path: Path, yaml: object) -> None:
         elif name == "AliasEvent":
             if any(anchor == outer for outer, _ in open_nodes):
                 raise UserError(f"{path}: the alias *{anchor} stands inside its own anchor, so it has no end")
-            anchor, size = None, sizes.get(anchor, 1)
+            anchor, size = None, sizes.get(str(anchor), 1)
         elif name == "ScalarEvent":
             size = 1
         else:

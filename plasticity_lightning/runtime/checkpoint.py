@@ -20,7 +20,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from plasticity_lightning.errors import UserError
 from plasticity_lightning.runtime.atomic_file import FileWriteError, clear_stale
-from plasticity_lightning.runtime.checkpoint_file import VerifyingIO, missing_parts, write_checkpoint
+from plasticity_lightning.runtime.checkpoint_file import VerifyingIO, write_checkpoint
 from plasticity_lightning.runtime.clock import Clock
 from plasticity_lightning.runtime.divergence import DivergenceGuard
 from plasticity_lightning.runtime.exact_loops import WholeMoments, install, left
@@ -94,8 +94,10 @@ class AtomicCheckpoint(WholeMoments, Checkpoint):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Have checkpoints verified; for `fit` agree on the folder over all ranks and remove what a killed save left."""
-        if not isinstance(trainer.strategy.checkpoint_io, VerifyingIO):
-            trainer.strategy.checkpoint_io = VerifyingIO(trainer.strategy.checkpoint_io)
+        reader = trainer.strategy.checkpoint_io
+        if not isinstance(reader, VerifyingIO):
+            reader = trainer.strategy.checkpoint_io = VerifyingIO(reader)
+        reader.resuming = stage == "fit"  # Lightning calls no hook below for a checkpoint without callbacks
         if stage != "fit":
             return
         install(trainer)
@@ -160,12 +162,10 @@ class AtomicCheckpoint(WholeMoments, Checkpoint):
         """Refuse what cannot go on, say what cannot go on exactly.
 
         Raises:
-            CheckpointError: for a checkpoint of weights only.
             MisconfigurationException: if a callback is missing that the run cannot do without.
         """
         if trainer.state.fn != TrainerFn.FITTING:
             return
-        missing_parts(checkpoint, Path(trainer.ckpt_path or "the checkpoint"))
         absent = set(checkpoint.get("indispensable", ())) - {c.state_key for c in trainer.callbacks}
         if absent and not self.override:
             raise MisconfigurationException(

@@ -45,14 +45,23 @@ class CheckpointError(UserError, ValueError):
 
 
 class VerifyingIO(_WrappingCheckpointIO):
-    """Lightning's reading of checkpoints, after a verification of the file."""
+    """Lightning's reading of checkpoints, after a verification of the file.
+
+    Attributes:
+        resuming: the checkpoint is for going on with training, so what it lacks for that is said.
+    """
+
+    resuming = False
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         """Verify, then load."""
         if os.path.exists(path):  # else an address that only Lightning can open
             verify_checkpoint(Path(path))
         assert self.checkpoint_io is not None
-        return self.checkpoint_io.load_checkpoint(path, *args, **kwargs)
+        content: dict[str, Any] = self.checkpoint_io.load_checkpoint(path, *args, **kwargs)
+        if self.resuming:
+            missing_parts(content, Path(path))
+        return content
 
 
 def write_checkpoint(state: dict[str, Any], path: Path) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml  # type: ignore[import-untyped] # no stubs among the dependencies
+import yaml
 
 from plasticity_lightning.errors import UserError
 

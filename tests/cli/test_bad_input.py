@@ -89,7 +89,7 @@ def test_max_epochs_behind_the_checkpoint(finished: Path, capsys: pytest.Capture
     ("flag", "words"),
     [
         ("--seed_everything=-1", ["seed_everything", "-1"]),
-        ("--trainer.default_root_dir={file}", ["no run folder can be made", "Not a directory", "default_root_dir"]),
+        ("--trainer.default_root_dir={file}", ["no run folder can be made", "default_root_dir"]),
         ("--ckpt_path={folder}", ["is a folder"]),
         ("--config={binary}", ["is no recipe", "not UTF-8"]),
         ("--config={cycle}", ["its own anchor"]),

@@ -1,5 +1,7 @@
+import contextlib
 import hashlib
 import threading
+import time
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 
@@ -154,3 +156,36 @@ def test_what_is_downloaded_is_a_complete_layout(source, folder):
         assert all(url.endswith(file.name) for url in file.urls)
         (target / file.name).touch()
     assert {p.parent for p in locate(source, folder, allow_download=False).paths.values()} == {target}
+
+
+def test_a_dripping_download_is_given_up(tmp_path):
+    class Dripping(QuietHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", "1000000")
+            self.end_headers()
+            with contextlib.suppress(OSError):  # the other side has given up
+                for _ in range(200):
+                    self.wfile.write(b"x")
+                    time.sleep(0.05)
+
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Dripping)
+    threading.Thread(target=httpd.serve_forever, daemon=True).start()
+    started = time.monotonic()
+    try:
+        with pytest.raises(DataNotFoundError, match=r"slower than 1000 bytes a second for 0\.5 s"):
+            download(remote(f"http://127.0.0.1:{httpd.server_port}", b"x"), tmp_path / "d", timeout_s=0.5)
+    finally:
+        httpd.shutdown()
+        httpd.server_close()
+    assert time.monotonic() - started < 8  # the whole drip would take 10 s
+    assert not list((tmp_path / "d").iterdir())
+
+
+def test_temporaries_of_a_killed_process_go(server, tmp_path):
+    base, served = server
+    (served / "data.bin").write_bytes(b"abc")
+    (tmp_path / "d").mkdir()
+    (tmp_path / "d" / ".data.bin.0.tmp").write_bytes(b"half")
+    download(remote(base, b"abc"), tmp_path / "d")
+    assert [path.name for path in (tmp_path / "d").iterdir()] == ["data.bin"]

@@ -6,9 +6,25 @@ from torch import nn
 from plasticity_lightning.networks.build import NETWORKS, build_network
 from plasticity_lightning.networks.small import lenet_300_100
 
-__all__ = ["number"]
+__all__ = ["annotated", "broken", "number", "unannotated"]
 
 number = 3
+
+
+def annotated() -> "nn.Sequential":
+    return nn.Sequential()
+
+
+def unannotated():
+    raise AssertionError("it must not be called")
+
+
+def broken() -> "NoSuchName":  # noqa: F821 - as in a stranger's code
+    raise AssertionError("it must not be called")
+
+
+def test_a_function_that_says_that_it_makes_a_network_is_called():
+    assert isinstance(build_network(f"{__name__}.annotated"), nn.Sequential)
 
 
 @pytest.mark.parametrize("name", sorted(NETWORKS))
@@ -32,8 +48,11 @@ def test_an_import_path_builds_a_strangers_network():
         ("torch.nn.Linaer", {}, "cannot be imported.*Linaer"),
         ("vgg19", {"n_clases": 3}, "network_arguments of vgg19: .*n_clases.*it takes .*n_classes"),
         ("torch.nn.Linear", {"in_features": 2}, "missing a required argument: 'out_features'"),
-        (f"{__name__}.number", {}, "is a int; it must be a class or a function"),
-        ("builtins.dict", {}, "returned a dict"),
+        (f"{__name__}.number", {}, "is not called"),
+        ("builtins.dict", {}, "is not called"),
+        ("os.system", {"command": "touch executed"}, "is not called: it does not say that it makes a network"),
+        (f"{__name__}.unannotated", {}, "def net"),
+        (f"{__name__}.broken", {}, "is not called"),
     ],
 )
 def test_what_cannot_be_built_is_told(name, arguments, fault):

@@ -29,6 +29,22 @@ def test_round_trip(tmp_path_factory, array, compress):
     assert np.array_equal(read_idx(path, 3), array)
 
 
+def test_no_more_is_expanded_than_the_header_announces(tmp_path, monkeypatch):
+    path = tmp_path / "bomb"
+    # 64 MiB of zeros behind a header of eight, and a header that announces a terabyte, in a few kilobytes each
+    eight = gzip.compress(idx_bytes(np.zeros((2, 2, 2))) + bytes(1 << 26), mtime=0)
+    tera = gzip.compress(bytes.fromhex("00000803 00010000 00001000 00001000") + bytes(1 << 20), mtime=0)
+    read = []
+    original = gzip.GzipFile.read
+    monkeypatch.setattr(gzip.GzipFile, "read", lambda self, size=-1: read.append(size) or original(self, size))
+    for content in (eight, tera):
+        path.write_bytes(content)
+        with pytest.raises(DataFormatError, match=r"more than the 24 bytes|truncated"):
+            read_idx(path, 3)
+        assert 0 < max(read) <= 1032 * len(content) + 1
+        assert min(read) > 0  # never "all there is"
+
+
 GOOD = idx_bytes(np.zeros((2, 2, 2)))
 
 

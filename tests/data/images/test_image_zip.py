@@ -35,6 +35,15 @@ def test_second_reading_comes_from_the_cache_and_a_changed_zip_does_not(folder, 
     assert len(read(path, cache)[0]) == 30
 
 
+def test_images_that_expand_past_their_size_are_not_read(folder, monkeypatch):
+    path = folder / "z.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("train/a/1.jpg", bytes(1 << 24))
+    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("it was read"))
+    with pytest.raises(DataFormatError, match=r"1\.jpg expands to 16777216 bytes; an image of 32x32 needs at most"):
+        read_image_zip(path, "train", ("a",), (32, 32), folder / "c")
+
+
 def test_grey_images_become_rgb(folder):
     path = folder / "z.zip"
     with zipfile.ZipFile(path, "w") as archive:
