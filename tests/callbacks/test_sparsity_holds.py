@@ -25,7 +25,7 @@ from plasticity_lightning.callbacks import (
     ShrinkAndPerturb,
     SoftReset,
 )
-from plasticity_lightning.runtime import changing_weights
+from plasticity_lightning.runtime import AtomicCheckpoint, changing_weights
 from tests.callbacks.toy_networks import Classifier, images, trainer
 
 
@@ -255,3 +255,18 @@ def test_new_units_read_as_many_inputs_at_the_same_places_as_the_old_ones(positi
     assert len(set(mask.sum(1).tolist())) == 1
     assert torch.equal(watch.incoming != 0, mask)  # drawn anew, and sparse
     assert not watch.outgoing.any()
+
+
+def test_the_checkpoint_of_an_exception_is_sparse_too(tmp_path):
+    class Fail(Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            if batch_idx == 2:
+                with torch.no_grad():
+                    pl_module.net[4].weight.add_(1.0)  # past the gate
+                raise RuntimeError("stop")
+
+    sparse = PruneRegrowScheduler("static_erk", 0.8, summary=False)
+    saver = AtomicCheckpoint(str(tmp_path))
+    with pytest.raises(RuntimeError, match="stop"):
+        trainer([sparse, Fail(), saver], enable_checkpointing=True).fit(Classifier(), images(48))
+    assert outside(torch.load(tmp_path / "exception.ckpt")["state_dict"], sparse.masks) == 0

@@ -8,6 +8,7 @@ therefore lasts until the next of these moments at most.
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import lightning.pytorch as pl
@@ -84,7 +85,10 @@ class MaskKeeper(Callback):
         self.let_go()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Remove the hooks: Lightning calls no teardown after an exception."""
+        """Mask what an exception's checkpoint will hold, and remove the hooks: Lightning calls no teardown then."""
+        if self._keeping:
+            with contextlib.suppress(RuntimeError):  # of a broken device; it must not hide the exception
+                self._apply_everywhere(trainer)
         self.let_go()
 
     def _apply_everywhere(self, trainer: pl.Trainer) -> None:
