@@ -3,7 +3,8 @@
 Baseline of the rendering: dm_control's own `physics.render(84, 84)`, which draws into an off-screen buffer of 640 x 480. All
 qualities render the same states in turn; times are CPU time of the process. Errors are in units of 1/255, over frames
 of random play. The overlap compares ticks of one environment and one update in wall time: collector "process" against
-"inline", the same update, a convolutional encoder and its gradient on one thread; it needs two idle cores.
+"inline", the same update, a convolutional encoder and its gradient on one thread. That needs two idle cores; the CPU time
+of both processes says what it could be there.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import argparse
 import os
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 os.environ.setdefault("LP_NUM_THREADS", "0")  # Mesa draws in the calling thread; read at its start
 
@@ -22,6 +24,7 @@ from torch import nn
 from plasticity_lightning.control.environments import Collector, EnvironmentSpec
 from plasticity_lightning.control.environments.dm_control_suite import DmControlEnvironment, suite_tasks
 from plasticity_lightning.control.environments.headless import import_suite
+from plasticity_lightning.control.environments.processes import EnvironmentProcess
 
 QUALITIES = ("exact", "near", "fast")
 
@@ -91,18 +94,39 @@ def compare_overlap(ticks: int, rounds: int) -> None:
     actions = inline.actions.sample(np.random.default_rng(0), ticks)[:, None]
     for collector in (inline, process):
         collector.reset()
-    per_step = wall(lambda: run_ticks(inline, actions, lambda: None)) / ticks
+    per_step = cpu(lambda: run_ticks(inline, actions, lambda: None)) / ticks
     update, per_update = update_of(per_step)
     times = {"inline": float("inf"), "process": float("inf")}
+    here = dict.fromkeys(times, 0.0)
+    there = 0.0
     for _ in range(rounds):
         for name, collector in (("inline", inline), ("process", process)):
+            start, start_there = time.process_time(), processes_time(process)
             times[name] = min(times[name], wall(lambda c=collector: run_ticks(c, actions, update)) / ticks)
+            here[name] += (time.process_time() - start) / (ticks * rounds)
+            there += (processes_time(process) - start_there) / (ticks * rounds)
     print(
-        f"overlap: a step takes {per_step * 1e3:.1f} ms, an update {per_update * 1e3:.1f} ms; a tick of both inline "
+        f"overlap, wall: a step takes {per_step * 1e3:.1f} ms of CPU time, an update {per_update * 1e3:.1f} ms; a tick of both inline "
         f"{times['inline'] * 1e3:.1f} ms, in a process {times['process'] * 1e3:.1f} ms, {times['inline'] / times['process']:.2f}x"
+    )
+    print(
+        f"overlap, CPU time of a tick: inline {here['inline'] * 1e3:.1f} ms; in a process {here['process'] * 1e3:.1f} ms here and "
+        f"{there * 1e3:.1f} ms there: at most {here['inline'] / max(here['process'], there):.2f}x on idle cores"
     )
     inline.close()
     process.close()
+
+
+def processes_time(collector: Collector) -> float:
+    """CPU seconds that the processes of a collector have used."""
+    fields = [
+        Path(f"/proc/{part._process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        for part in collector._parts
+        if isinstance(part, EnvironmentProcess)
+    ]
+    return sum(int(user) + int(system) for *_, user, system in (line[:13] for line in fields)) / os.sysconf(
+        "SC_CLK_TCK"
+    )
 
 
 def run_ticks(collector: Collector, actions: np.ndarray, update: Callable[[], object]) -> None:
@@ -120,9 +144,15 @@ def update_of(seconds: float) -> tuple[Callable[[], object], float]:
         encoder(torch.zeros(batch, 9, 84, 84)).square().mean().backward()
 
     update(1)
-    one = min(wall(lambda: update(4)) for _ in range(5)) / 4
+    one = min(cpu(lambda: update(4)) for _ in range(5)) / 4
     batch = max(1, round(seconds / one))
-    return lambda: update(batch), min(wall(lambda: update(batch)) for _ in range(5))
+    return lambda: update(batch), min(cpu(lambda: update(batch)) for _ in range(5))
+
+
+def cpu(run: Callable[[], object]) -> float:
+    start = time.process_time()
+    run()
+    return time.process_time() - start
 
 
 def wall(run: Callable[[], object]) -> float:
