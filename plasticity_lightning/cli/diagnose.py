@@ -25,7 +25,7 @@ from plasticity_lightning.measures.aggregate import NETWORK
 from plasticity_lightning.measures.registry import MEASURES, Measure, chosen_measures
 from plasticity_lightning.protocols import HasCoverage, HasLiquid
 from plasticity_lightning.runtime.checkpoint_file import read_checkpoint
-from plasticity_lightning.runtime.coverage import CoverageSummary
+from plasticity_lightning.runtime.coverage import CoverageSummary, coverage_rows, coverage_table
 
 __all__ = ["diagnose"]
 
@@ -98,7 +98,7 @@ class _DiagnoseCLI(PlasticityCLI):
                 "val_check_interval",
             )
             length = {name: config[name] for name in names}
-            callbacks: list[Callback] = [self._setup_end, *covered, CoverageSummary(full=True), _OneBatch()]
+            callbacks: list[Callback] = [self._setup_end, *covered, CoverageSummary(quiet=True), _OneBatch()]
             return Trainer(**settings, **length, callbacks=callbacks)
         checkpoint = read_checkpoint(Path(self._get(self.config, "ckpt_path")))
         self.monitor = _monitor(self.options, checkpoint, listed)
@@ -127,12 +127,13 @@ class _Enough(Exception):  # noqa: N818 - nothing went wrong
 
 
 class _OneBatch(Callback):
-    """Ends the run after one batch, without the end of an epoch, which may take long."""
+    """Prints the coverage after one batch and ends the run, without the end of an epoch, which may take long."""
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Leave."""
+        """Print and leave."""
+        print_table(coverage_table(coverage_rows(trainer, pl_module), full=True))
         raise _Enough
 
 

@@ -1,8 +1,8 @@
 """One table at the start of a run: what the callbacks act on in this module, what they leave out, and why.
 
 Every Callback that offers `HasCoverage` asks for the table at `setup`; it is printed once, on rank 0, at the end of the
-first training batch, when all has been seen that only a running network shows (functional activations, the layers that
-consume a unit). Parts that fare alike stand in one line.
+first training batch that has made an optimiser step, when all has been seen that only a running network shows
+(functional activations, the layers that consume a unit). Parts that fare alike stand in one line.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.table import Table
 
 from plasticity_lightning.protocols import CoverageRow, HasCoverage
+from plasticity_lightning.runtime.updates import UpdateCount, optimizers_that_step
 
 __all__ = ["CoverageSummary", "announce_coverage", "coverage_rows", "coverage_table"]
 
@@ -33,22 +34,32 @@ class CoverageSummary(Callback):
         self.quiet, self.full = quiet, full
         self._printed = False
         self._only_once = False
+        self._count = UpdateCount()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Every fit prints anew."""
         self._printed = self.quiet
+        if not self.quiet:
+            self._count.start(trainer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Print after the first batch."""
-        if self._printed:
-            return
+        """Print after the first batch with a step: one of reinforcement learning may only have acted."""
+        if not self._printed and (self._count.stepped() or not optimizers_that_step(trainer)):
+            self._print(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print at the end of a fit that never stepped."""
+        if not self._printed:
+            self._print(trainer, pl_module)
+
+    def _print(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._printed = True
-        if trainer.is_global_zero:
-            rows = coverage_rows(trainer, pl_module)
-            if rows:
-                Console().print(coverage_table(rows, self.full))
+        self._count.stop()
+        rows = coverage_rows(trainer, pl_module) if trainer.is_global_zero else []
+        if rows:
+            Console().print(coverage_table(rows, self.full))
         if self._only_once:
             # even an idle callback costs microseconds a batch; a new list, for the Trainer is on its way through the old one
             trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]

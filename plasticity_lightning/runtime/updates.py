@@ -68,8 +68,7 @@ class UpdateCount:
 
     def start(self, trainer: Trainer) -> None:
         """Count from now on: from 0 in a fit that begins anew, else on from the restored count."""
-        for handle in self._handles:  # of another fit
-            handle.remove()
+        self.stop()  # counting another fit
         optimizers = optimizers_that_step(trainer)
         if begins_anew(trainer) or len(self._steps) != len(optimizers):
             self._steps = [trainer.global_step // len(optimizers)] * len(optimizers) if optimizers else []
@@ -77,6 +76,12 @@ class UpdateCount:
         self._handles = [
             optimizer.register_step_post_hook(self._hook(index)) for index, optimizer in enumerate(optimizers)
         ]
+
+    def stop(self) -> None:
+        """Count no more; safe to call at any time."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles = []
 
     def read(self, trainer: Trainer, pl_module: LightningModule) -> int:
         """Updates so far: the module's own number where it offers one, else as counted.

@@ -48,6 +48,15 @@ def test_one_table_for_all_after_the_first_batch_of_each_fit(capsys):
     assert masks.asked == [1, 1]
 
 
+def test_it_waits_for_the_first_step(capsys):
+    masks = Masks()
+    fit(Regression(), [masks], steps=2, accumulate_grad_batches=3)
+    assert masks.asked == [1]
+    never = Masks()
+    fit(Regression(), [never], steps=-1, max_epochs=1, limit_train_batches=2, accumulate_grad_batches=5)
+    assert never.asked == [1]  # the last batch of an epoch steps whatever has been accumulated
+
+
 def test_callbacks_after_it_in_the_list_miss_no_hook():
     class Counts(Callback):
         seen = 0
