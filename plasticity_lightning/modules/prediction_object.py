@@ -32,7 +32,7 @@ from plasticity_lightning.readouts.learners import Trial, learner_named
 from plasticity_lightning.readouts.modulation import Modulation
 from plasticity_lightning.runtime.hyperparameters import from_hyperparameter, save_plain_hyperparameters
 from plasticity_lightning.runtime.trial_store import TrialStore, next_key
-from plasticity_lightning.spiking.izhikevich import NeuronSpread
+from plasticity_lightning.spiking.izhikevich_populations import NeuronSpread
 from plasticity_lightning.spiking.reservoir import (
     Drive,
     EngineName,

@@ -15,7 +15,7 @@ from plasticity_lightning.errors import UserError
 from plasticity_lightning.measures.prediction_record import PredictionRecord
 from plasticity_lightning.modules import PredictionObject
 from plasticity_lightning.runtime import AtomicCheckpoint, RNGState
-from plasticity_lightning.spiking.izhikevich import NeuronSpread
+from plasticity_lightning.spiking.izhikevich_populations import NeuronSpread
 from plasticity_lightning.spiking.reservoir import ReservoirOptions
 
 RULES = ["three_factor", "lms", "force", "rls", "ridge"]

@@ -11,13 +11,15 @@ from spikingjelly.activation_based import functional, neuron
 from plasticity_lightning.spiking.izhikevich import (
     CapacitanceIzhikevich,
     Izhikevich,
-    NeuronSpread,
-    draw_izhikevich,
     izhikevich_capacitance_step,
     izhikevich_step,
-    nicola_clopath_neurons,
 )
 from plasticity_lightning.spiking.izhikevich_nodes import CapacitanceIzhikevichNode, IzhikevichNode
+from plasticity_lightning.spiking.izhikevich_populations import (
+    NeuronSpread,
+    draw_izhikevich,
+    nicola_clopath_neurons,
+)
 
 
 def f64(*values: float) -> torch.Tensor:

@@ -14,7 +14,6 @@ from plasticity_lightning.errors import nearest
 from plasticity_lightning.spiking.devices import cuda_available
 from plasticity_lightning.spiking.reservoir.contract import (
     ClosedLoop,
-    Drive,
     Engine,
     LoopState,
     ReservoirActivity,
@@ -22,11 +21,11 @@ from plasticity_lightning.spiking.reservoir.contract import (
     Trace,
     initial_state,
 )
+from plasticity_lightning.spiking.reservoir.drive import Drive
+from plasticity_lightning.spiking.reservoir.filters import DoubleExponential, SplitExponentials
 from plasticity_lightning.spiking.reservoir.topology import (
-    DoubleExponential,
     Reservoir,
     ReservoirOptions,
-    SplitExponentials,
     draw_reservoir,
     join_lanes,
     nicola_clopath_reservoir,

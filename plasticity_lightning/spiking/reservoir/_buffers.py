@@ -10,12 +10,12 @@ import torch
 from plasticity_lightning.spiking.izhikevich import CapacitanceIzhikevich
 from plasticity_lightning.spiking.reservoir.contract import (
     ClosedLoop,
-    Drive,
     LoopState,
     ReservoirActivity,
     ReservoirState,
     Trace,
 )
+from plasticity_lightning.spiking.reservoir.drive import Drive
 from plasticity_lightning.spiking.reservoir.noise import normal_table
 from plasticity_lightning.spiking.reservoir.topology import Reservoir
 

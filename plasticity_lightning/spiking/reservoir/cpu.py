@@ -14,12 +14,12 @@ import numpy as np
 from plasticity_lightning.spiking.reservoir._buffers import CARRIED, Buffers
 from plasticity_lightning.spiking.reservoir.contract import (
     ClosedLoop,
-    Drive,
     ReservoirActivity,
     ReservoirState,
     Trace,
     check_simulation,
 )
+from plasticity_lightning.spiking.reservoir.drive import Drive
 from plasticity_lightning.spiking.reservoir.topology import Reservoir
 from plasticity_lightning.spiking.threads import available_threads
 

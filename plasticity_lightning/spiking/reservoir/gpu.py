@@ -16,13 +16,13 @@ from plasticity_lightning.spiking.devices import free_memory, lanes_that_fit, on
 from plasticity_lightning.spiking.reservoir._buffers import CARRIED, Buffers
 from plasticity_lightning.spiking.reservoir.contract import (
     ClosedLoop,
-    Drive,
     LoopState,
     ReservoirActivity,
     ReservoirState,
     Trace,
     check_simulation,
 )
+from plasticity_lightning.spiking.reservoir.drive import Drive
 from plasticity_lightning.spiking.reservoir.topology import Reservoir
 
 __all__ = ["bytes_per_lane", "simulate_gpu"]

@@ -14,13 +14,13 @@ from torch import Tensor
 
 from plasticity_lightning.spiking.reservoir.contract import (
     ClosedLoop,
-    Drive,
     LoopState,
     ReservoirActivity,
     ReservoirState,
     Trace,
     check_simulation,
 )
+from plasticity_lightning.spiking.reservoir.drive import Drive
 from plasticity_lightning.spiking.reservoir.noise import standard_normal
 from plasticity_lightning.spiking.reservoir.topology import Reservoir
 

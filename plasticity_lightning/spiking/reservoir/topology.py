@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import exp, sqrt
+from math import sqrt
 
 import torch
 from torch import Tensor
@@ -17,78 +17,21 @@ from torch import Tensor
 from plasticity_lightning.spiking.izhikevich import (
     CapacitanceIzhikevich,
     Izhikevich,
+)
+from plasticity_lightning.spiking.izhikevich_populations import (
     NeuronSpread,
     draw_izhikevich,
     nicola_clopath_neurons,
 )
+from plasticity_lightning.spiking.reservoir.filters import DoubleExponential, SplitExponentials
 
 __all__ = [
-    "DoubleExponential",
     "Reservoir",
     "ReservoirOptions",
-    "SplitExponentials",
     "draw_reservoir",
     "join_lanes",
     "nicola_clopath_reservoir",
 ]
-
-
-@dataclass(frozen=True)
-class SplitExponentials:
-    """Excitatory charge goes into a fast and a slow exponential, inhibitory charge into one of its own; a jump is charge / tau.
-
-    Args:
-        fast: time constant in ms, positive.
-        slow: time constant in ms, positive.
-        fast_fraction: of the excitatory charge, in [0, 1]; the rest is slow.
-        inhibitory: time constant in ms, positive.
-    """
-
-    fast: float = 5.0
-    slow: float = 50.0
-    fast_fraction: float = 0.1
-    inhibitory: float = 10.0
-
-    def __post_init__(self) -> None:
-        for name in ("fast", "slow", "inhibitory"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name}={getattr(self, name)} must be positive, in ms")
-        if not 0 <= self.fast_fraction <= 1:
-            raise ValueError(f"fast_fraction={self.fast_fraction} must lie in [0, 1]")
-
-    def coefficients(self, dt: float) -> tuple[float, float, float, float, float, float]:
-        """(decay, jump per unit of charge) of the first, second and inhibitory current, for a step of dt ms."""
-        return (
-            exp(-dt / self.fast),
-            self.fast_fraction / self.fast,
-            exp(-dt / self.slow),
-            (1.0 - self.fast_fraction) / self.slow,
-            exp(-dt / self.inhibitory),
-            1.0 / self.inhibitory,
-        )
-
-
-@dataclass(frozen=True)
-class DoubleExponential:
-    """Every charge, of either sign, passes one filter that rises and decays: (exp(-t/decay) - exp(-t/rise)) / (decay - rise).
-
-    Args:
-        rise: time constant in ms, positive.
-        decay: time constant in ms, above `rise`.
-    """
-
-    rise: float = 2.0
-    decay: float = 20.0
-
-    def __post_init__(self) -> None:
-        if not 0 < self.rise < self.decay:
-            raise ValueError(f"rise={self.rise} and decay={self.decay} must satisfy 0 < rise < decay, in ms")
-
-    def coefficients(self, dt: float) -> tuple[float, float, float, float, float, float]:
-        """As `SplitExponentials.coefficients`; inhibitory neurons do not differ here."""
-        scale = 1.0 / (self.decay - self.rise)
-        rise, decay = exp(-dt / self.rise), exp(-dt / self.decay)
-        return rise, -scale, decay, scale, 1.0, 0.0
 
 
 @dataclass(frozen=True)
@@ -116,7 +59,7 @@ class Reservoir:
     weight: Tensor = field(repr=False)
     channels: Tensor = field(repr=False)
     noise: Tensor = field(repr=False)
-    synapses: SplitExponentials | DoubleExponential = SplitExponentials()
+    synapses: SplitExponentials | DoubleExponential = field(default_factory=SplitExponentials)
 
     def __post_init__(self) -> None:
         if self.neurons.v_reset.ndim != 2:

@@ -9,7 +9,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from plasticity_lightning.spiking.izhikevich import NeuronSpread
+from plasticity_lightning.spiking.izhikevich_populations import NeuronSpread
 from plasticity_lightning.spiking.reservoir import (
     ClosedLoop,
     DoubleExponential,
