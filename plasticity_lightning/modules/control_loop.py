@@ -297,11 +297,12 @@ class ControlLoop(LightningModule):
         self.log_dict({f"train/{name}": value for name, value in values.items()}, batch_size=1)
         shown = {
             "frames": float(self.steps * self.frames_per_step),
-            "train/return": self._last_return,
             "replay_ratio": self.replay_ratio,
             "updates_per_second": (self.updates - self._clock_updates) / seconds,
         }
         self.log_dict(shown, prog_bar=True, batch_size=1)
+        # the loggers had it when the episode ended
+        self.log("train/return", self._last_return, prog_bar=True, logger=False, batch_size=1)
         frames = (self.steps - self._clock_steps) * self.frames_per_step
         # the key `step` is what loggers take for the x-axis
         self.log_dict({"frames_per_second": frames / seconds, "step": shown["frames"]}, batch_size=1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,7 @@ import lightning.pytorch as pl
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.loggers import CSVLogger
 from torch.optim import Adam
 
 from plasticity_lightning.callbacks import PlasticityMonitor
@@ -317,3 +319,12 @@ def test_compiled_updates_equal_eager_ones(option: str) -> None:
         weights.append(torch.cat([p.detach().flatten() for p in model.parameters()]).double().cpu())
     # the bound of float32 rounding over ten updates, as for the published algorithm
     assert (weights[0] - weights[1]).norm() <= 5e-4 * weights[0].norm()
+
+
+def test_the_logger_gets_each_return_once_and_at_its_frame(tmp_path: Any) -> None:
+    logger = CSVLogger(tmp_path)
+    fit(agent(), logger=logger, log_every_n_steps=4)
+    with (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows if row["train/return"]] == [10, 20, 30]  # episodes have 10 steps
+    assert [int(float(row["step"])) for row in rows if row["replay_ratio"]] == [4, 8, 12, 16, 20, 24, 28]
