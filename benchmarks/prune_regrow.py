@@ -23,6 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from plasticity_lightning.callbacks import PruneRegrowScheduler
+from plasticity_lightning.runtime.coverage import CoverageSummary
 from plasticity_lightning.sparsity.methods import make_method
 from plasticity_lightning.sparsity.plan import resolve
 from plasticity_lightning.sparsity.selection import select_parameters
@@ -110,7 +111,7 @@ def main() -> None:
         bare = timed_fit(net, loader, [], None)
         # no update falls into these few of four million steps
         scheduler = PruneRegrowScheduler("granet_s2s", every=1_000_000, total_steps=4_000_000, summary=False)
-        masked = timed_fit(net, loader, [scheduler], profiler)
+        masked = timed_fit(net, loader, [scheduler, CoverageSummary(quiet=True)], profiler)
         dense.append(bare)
         ratios.append(masked / bare)
     base = statistics.median(dense)
