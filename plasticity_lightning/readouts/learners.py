@@ -55,7 +55,7 @@ State = dict[str, Tensor]
 class Trial(NamedTuple):
     """What happened in a trial.
 
-    Args:
+    Attributes:
         time: of the samples, ms after cue onset [T].
         onset: of the outcome, ms [L]; negative: none.
         outcome: int64 [L]; -1: none.
