@@ -35,8 +35,10 @@ def check_yaml(path: Path) -> None:
         raise UserError(f"{path} is no recipe: byte {error.start} is not UTF-8 text") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror or error}") from None
+    # the parser of configs reads with libyaml where it is there, which takes more than the one written in Python
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
     try:
-        _check_events(yaml.parse(text, Loader=yaml.SafeLoader), path)
+        _check_events(yaml.parse(text, Loader=loader), path)
     except yaml.YAMLError as error:
         raise UserError(f"{path} is no YAML: " + " ".join(str(error).split())) from None
 
