@@ -33,7 +33,7 @@ TESTED_THROUGH = {
     "callbacks/sparse_training/sync.py": "callbacks/sparse_training/test_prune_regrow.py",
     "cli/app.py": "cli/test_command.py",
     "cli/errors.py": "cli/test_command.py",
-    "cli/prediction_rules.py": "test_docs.py",
+    "cli/prediction_rules.py": "recipes/test_prediction_object.py",
     "cli/recipes.py": "cli/test_command.py",
     "cli/runs.py": "cli/test_command.py",
     "control/environments/contract.py": "control/environments/test_atari.py",
@@ -98,6 +98,7 @@ TESTED_THROUGH = {
     "spiking/reservoir/reference.py": "spiking/reservoir/test_engines.py",
     "spiking/splitmix.py": "spiking/test_encoding.py",
     "spiking/threads.py": "spiking/liquid/test_engines.py",
+    "studies/prediction_rules.py": "recipes/test_prediction_object.py",
     "viz/plasticity.py": "callbacks/monitoring/test_plasticity_monitor.py",
 }
 MODULES = sorted(
