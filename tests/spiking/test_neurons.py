@@ -19,6 +19,7 @@ def test_a_step_by_hand() -> None:
     assert charge(16.0, 4.0, 64.0) == 19.75
 
 
+@pytest.mark.slow  # SpikingJelly's node imports torch's compiler, for seconds
 def test_without_dead_time_it_is_spikingjellys_own_node() -> None:
     x = 5 * torch.rand(100, 8, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     ours = RefractoryLIFNode(tau=20.0, v_threshold=20.0, refractory=0, step_mode="m")

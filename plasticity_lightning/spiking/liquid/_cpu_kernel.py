@@ -51,7 +51,8 @@ Activity = namedtuple("Activity", "counts n_liquid n_input modulation spikes")  
 #   v, rest [N], v_in, rest_in [C]: potential and refractory counter;  node [N, 4], side [N + C, 4]: see the columns below
 #   x [N + C]: STDP trace;  fired [N + C]: 1.0 where there was a spike in this step;  calcium, up, down [N]: of AP-STDP, with its gates as 0.0 or 1.0
 #   factor: current factors by ms since a spike, then those since the start;  since [N + C]: where in it a source's factor of step 0 would stand
-#   weight [E]: at the start of the sample;  slot [E]: place of a listed edge in the rows;  row_weight, row_source [E], row_end [N]: the rows
+#   weight [E]: at the start of the sample, private samples share it and never write it;  slot [E]: place of a listed edge in the rows
+#   row_weight, row_source [E], row_end [N]: the rows
 #   listed [N + C]: whether a source's edges are in the rows;  order: the listed sources
 #   is_active [C]: whether a channel carries a pulse or a trace in this sample;  active: those that do;  spiked: sources that fired, liquid first
 _Work = namedtuple(
@@ -118,10 +119,10 @@ def _workspace(network, trains, neuron, how, state):  # type: ignore[no-untyped-
         np.ones(n),
         _factors(trains.n_steps, neuron),
         np.empty(n_sources, dtype=np.int64),
-        state.weight if how.carried else np.empty(n_edges),
+        state.weight,
         np.empty(n_edges, dtype=np.uint32),
         np.empty(n_edges),
-        np.empty(n_edges, dtype=np.uint32),
+        np.empty(n_edges, dtype=network.target.dtype),
         np.empty(n, dtype=np.int64),
         np.empty(n_sources, dtype=np.bool_),
         np.empty(n_sources, dtype=np.int64),
@@ -149,8 +150,6 @@ def _start(b, work, network, trains, how, state, new_weights):  # type: ignore[n
     """Everything at rest, apart from what is carried; returns the numbers of active channels and of listed sources."""
     n = network.n_neurons
     c_start = work.factor[trains.n_steps + 1]
-    if not how.carried:
-        work.weight[:] = state.weight
     if new_weights:
         work.resting_drive[:] = 0.0
         for e in range(network.target.size):

@@ -55,7 +55,7 @@ def simulate_cpu(
     in_edges = torch.bincount(liquid.target.long(), minlength=n)
     network = kernel.Network(
         liquid.source_offsets().numpy(),
-        liquid.target.numpy().astype(np.uint32),
+        liquid.target.numpy().astype(np.uint16 if liquid.n_sources <= 2**16 else np.uint32),
         torch.cat([in_edges.new_zeros(1), in_edges.cumsum(0)]).numpy(),
         low.numpy(),
         high.numpy(),
