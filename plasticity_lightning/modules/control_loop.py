@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -466,7 +468,10 @@ class ControlLoop(LightningModule):
     def _save_content(self) -> dict[str, Any]:
         folder = self._own_content_folder()
         # what no checkpoint in place refers to any more: overwritten frames, and tails that a kill left behind
-        self._replay.drop_unreferenced(folder, self._contents_of(folder.parents[1]))
+        with suppress(
+            OSError, EOFError, RuntimeError, UnpicklingError
+        ):  # a file that cannot be read may refer to anything
+            self._replay.drop_unreferenced(folder, self._contents_of(folder.parents[1]))
         return {"folder": str(folder), **self._replay.append_to(folder)}
 
     def _load_content(self, content: dict[str, Any]) -> None:

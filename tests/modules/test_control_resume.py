@@ -186,3 +186,25 @@ def test_a_checkpoint_alone_rebuilds_the_agent(tmp_path: Path) -> None:
     assert model.loop_options.replay_ratio == 0.7
     state = torch.load(tmp_path / "last.ckpt", weights_only=True)["state_dict"]
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in state.items())
+
+
+@pytest.mark.parametrize("failure", ["nan", "raise"])
+def test_an_environment_that_fails_leaves_the_last_checkpoint_whole(tmp_path: Path, failure: str) -> None:
+    (tmp_path / "foreign.ckpt").write_text("not a checkpoint")  # must not keep the run from saving
+
+    def model(failure: str) -> VisualControl:
+        options = {"failure": failure, "after": 25, "size": 16}
+        return agent({"name": "tests.modules.failing:FailingReach", "options": options}, loop={"ticks_per_epoch": 40})
+
+    def trainer() -> pl.Trainer:
+        saver = AtomicCheckpoint(str(tmp_path), every_n_batches=10, every_n_epochs=None, every_seconds=None)
+        return pl.Trainer(max_epochs=1, callbacks=[RNGState(), saver], logger=False, enable_progress_bar=False,
+                          enable_model_summary=False, accelerator="cpu", limit_val_batches=0)  # fmt: skip
+
+    with pytest.raises(UserError, match=r"NaN|nan|gone wrong"):
+        trainer().fit(model(failure))
+    state = torch.load(tmp_path / "last.ckpt", weights_only=True)["control"][0]
+    assert state["steps"] == 20
+    resumed = model("")
+    trainer().fit(resumed, ckpt_path=str(tmp_path / "last.ckpt"))
+    assert resumed.steps == 40
