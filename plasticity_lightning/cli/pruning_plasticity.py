@@ -19,6 +19,7 @@ from plasticity_lightning.cli.app import PlasticityCLI, RunConfig, exit_status
 from plasticity_lightning.cli.runs import claim_run_dir, resolve_checkpoint
 from plasticity_lightning.cli.tables import print_table
 from plasticity_lightning.errors import UserError
+from plasticity_lightning.runtime.atomic_file import atomic_file
 from plasticity_lightning.studies.pruning_plasticity import (
     LearningRate,
     Outcome,
@@ -167,6 +168,5 @@ def _print_table(outcomes: list[Outcome], metric: str, epochs: int) -> None:
 def _figure(outcomes: list[Outcome], metric: str, folder: Path) -> None:
     names = ("epoch", "learning_rate", "rate", "share", "regenerate", "plasticity")
     columns: dict[str, Any] = {name: [getattr(outcome, name) for outcome in outcomes] for name in names}
-    temporary = folder / ".plasticity.png.tmp"
-    pruning_plasticity(**columns, metric=metric).savefig(temporary, format="png")
-    temporary.replace(folder / "plasticity.png")
+    with atomic_file(folder / "plasticity.png") as file:
+        pruning_plasticity(**columns, metric=metric).savefig(file, format="png")

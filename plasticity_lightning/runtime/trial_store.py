@@ -9,13 +9,13 @@ gigabytes.
 from __future__ import annotations
 
 import hashlib
-import os
-import uuid
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
+
+from plasticity_lightning.runtime.atomic_file import atomic_file
 
 __all__ = ["TrialStore", "next_key"]
 
@@ -63,9 +63,5 @@ class TrialStore:
 
     def put(self, key: bytes, arrays: Mapping[str, np.ndarray]) -> None:
         """Keep arrays under a key."""
-        path = self.path(key)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex}.tmp"
-        with temporary.open("wb") as file:
+        with atomic_file(self.path(key)) as file:
             np.savez(file, **arrays)  # type: ignore[arg-type]
-        os.replace(temporary, path)

@@ -10,18 +10,19 @@ Source: Liu et al. 2021, "Sparse Training via Boosting Pruning Plasticity with N
 from __future__ import annotations
 
 import csv
+import io
 import json
-import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 
 from plasticity_lightning.callbacks.sparse_training.one_shot_pruning import OneShotPruning, PruneShare
 from plasticity_lightning.errors import UserError, nearest
+from plasticity_lightning.runtime.atomic_file import atomic_file
+from plasticity_lightning.runtime.checkpoint_file import read_checkpoint
 from plasticity_lightning.runtime.graceful_stop import GracefulStop
 
 __all__ = [
@@ -166,7 +167,7 @@ def finished_epochs(checkpoint: Path) -> int:
     Raises:
         UserError: if it holds no state of training to go on from.
     """
-    content = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    content = read_checkpoint(checkpoint)
     if not content.get("optimizer_states") or "fit_loop" not in content.get("loops", {}):
         raise UserError(
             f"{checkpoint} holds no optimizer state (save_weights_only?), so training cannot go on from it; "
@@ -177,18 +178,17 @@ def finished_epochs(checkpoint: Path) -> int:
 
 def write_outcomes(outcomes: Sequence[Outcome], folder: Path) -> None:
     """Write `outcomes.csv` and `outcomes.json`, each complete or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
     rows: list[dict[str, Any]] = [{**asdict(outcome), "plasticity": outcome.plasticity} for outcome in outcomes]
     for name in ("outcomes.csv", "outcomes.json"):
-        temporary = folder / f".{name}.{os.getpid()}.tmp"
-        with temporary.open("w", newline="", encoding="utf-8") as file:
-            if name.endswith(".json"):
-                json.dump(rows, file, indent=2)
-            else:
-                writer = csv.DictWriter(file, fieldnames=list(rows[0]))
-                writer.writeheader()
-                writer.writerows(rows)
-        temporary.replace(folder / name)
+        text = io.StringIO(newline="")
+        if name.endswith(".json"):
+            json.dump(rows, text, indent=2)
+        else:
+            writer = csv.DictWriter(text, fieldnames=list(rows[0]))
+            writer.writeheader()
+            writer.writerows(rows)
+        with atomic_file(folder / name) as file:
+            file.write(text.getvalue().encode())
 
 
 class _LearningRateWatch(Callback):
