@@ -22,6 +22,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from plasticity_lightning.measures.periodic import amplitude_ratio, best_lag_correlation, dominant_frequency
+from plasticity_lightning.runtime.hyperparameters import save_plain_hyperparameters
 from plasticity_lightning.spiking.reservoir import (
     ClosedLoop,
     Drive,
@@ -84,7 +85,7 @@ class ForceGenerator(pl.LightningModule):
                 raise ValueError(f"{name}={value} must be at least 1")
         if not alpha > 0 or not feedback >= 0:
             raise ValueError(f"alpha={alpha} must be positive and feedback={feedback} at least 0")
-        self.save_hyperparameters()
+        save_plain_hyperparameters(self)
         self.automatic_optimization = False
         generators = [torch.Generator().manual_seed(seed + lane) for lane in range(lanes)]
         self.reservoir = join_lanes(

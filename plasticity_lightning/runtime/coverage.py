@@ -54,6 +54,10 @@ class CoverageSummary(Callback):
         if not self._printed:
             self._print(trainer, pl_module)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Count no more: Lightning calls no further hook."""
+        self._count.stop()
+
     def _print(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._printed = True
         self._count.stop()
