@@ -1,7 +1,9 @@
 """What every test shares: one torch thread, the environment it found, no deadline for hypothesis, a skip for GPUs."""
 
+import importlib.util
 import os
 from collections.abc import Iterator
+from ctypes.util import find_library
 
 import pytest
 import torch
@@ -28,10 +30,19 @@ def _same_environment() -> Iterator[None]:
     os.environ.update(before)
 
 
+def can_render() -> bool:
+    """Whether dm_control's tasks can be rendered here: the package, and an OpenGL library that needs no screen."""
+    drawn = any(find_library(library) for library in ("EGL", "OSMesa"))
+    return drawn and importlib.util.find_spec("dm_control") is not None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    if torch.cuda.is_available():
-        return
-    skip = pytest.mark.skip(reason="needs a CUDA device; torch sees none")
+    reasons = {}
+    if not torch.cuda.is_available():
+        reasons["gpu"] = "needs a CUDA device; torch sees none"
+    if not can_render():
+        reasons["rendering"] = "needs dm_control, and libegl1 with libgl1-mesa-dri, or libosmesa6"
     for item in items:
-        if item.get_closest_marker("gpu"):
-            item.add_marker(skip)
+        for mark, reason in reasons.items():
+            if item.get_closest_marker(mark):
+                item.add_marker(pytest.mark.skip(reason=reason))

@@ -95,6 +95,7 @@ def merge(into: dict[str, Any], other: dict[str, Any]) -> None:
 TASKS = [name for name in RECIPES if "/tasks/" in name]
 
 
+@pytest.mark.rendering
 @pytest.mark.parametrize("task", TASKS)
 def test_task_names_a_task_of_the_suite_and_the_published_settings(task: str) -> None:
     published = {
@@ -118,6 +119,7 @@ def test_task_names_a_task_of_the_suite_and_the_published_settings(task: str) ->
     assert model["replay"]["capacity"] == (100_000 if name == "quadruped_run" else 1_000_000)
 
 
+@pytest.mark.rendering
 def test_a_simulated_task_is_saved_and_resumed(tmp_path: Path) -> None:
     small = {"channels": 4, "trunk": 4, "hidden": 8}
     recipe = "visual_control/cartpole_swingup_small"

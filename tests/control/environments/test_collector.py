@@ -182,7 +182,7 @@ def test_scenes_are_the_environments_own_in_both_modes():
         inline.close(), process.close()
 
 
-@pytest.mark.parametrize("name", ["reach", "cartpole_balance", "atari/pong"])
+@pytest.mark.parametrize("name", ["reach", pytest.param("cartpole_balance", marks=pytest.mark.rendering), "atari/pong"])
 def test_any_seed_that_is_not_negative_will_do(name):
     if name.startswith("atari"):
         pytest.importorskip("ale_py", reason="the games come with the extra atari")

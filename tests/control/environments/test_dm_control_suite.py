@@ -10,6 +10,8 @@ from plasticity_lightning.control.environments import Collector, EnvironmentSpec
 from plasticity_lightning.control.environments.headless import import_suite
 from plasticity_lightning.errors import UserError
 
+pytestmark = pytest.mark.rendering
+
 TASK = "cartpole_swingup"
 # one of every other domain, where there is a choice one that moves its target or its ground
 OTHERS = [
