@@ -14,7 +14,6 @@ FAMILY = [name for name in list_recipes() if name.startswith("prediction_object/
 GENERATORS = ["prediction_object/nicola_clopath"]
 RECIPES = [name for name in FAMILY if "overlays" not in name and name not in GENERATORS]
 OVERLAYS = [name for name in FAMILY if "overlays" in name]
-QUICK = ("gate_always", "homogeneous", "surprise")  # one of each kind; the others are slow tests
 TINY = [
     "--model.init_args.reservoir.n_neurons=40",
     "--model.init_args.lanes=1",
@@ -46,10 +45,7 @@ def test_recipe_trains_scores_and_draws(name: str, tmp_path: Path, capsys: pytes
     assert {"readouts", "amplitudes", "probabilities", "raster"} <= drawn
 
 
-@pytest.mark.parametrize(
-    "overlay",
-    [pytest.param(n, marks=() if n.endswith(QUICK) else pytest.mark.slow, id=n.split("/")[-1]) for n in OVERLAYS],
-)
+@pytest.mark.parametrize("overlay", OVERLAYS, ids=lambda name: name.split("/")[-1])
 def test_overlay_runs_on_the_standard_recipe(overlay: str, tmp_path: Path) -> None:
     assert fit(["prediction_object/standard", overlay], tmp_path, "--trainer.limit_train_batches=8") == 0
     plain = yaml.safe_load(Path(list_recipes()["prediction_object/standard"][0]).read_text())

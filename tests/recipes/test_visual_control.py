@@ -95,6 +95,13 @@ def merge(into: dict[str, Any], other: dict[str, Any]) -> None:
 TASKS = [name for name in RECIPES if "/tasks/" in name]
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_task_merges_and_trains(task: str, tmp_path: Path) -> None:
+    # with the small task in the place of its own: what is tried are the task's settings
+    short = ["--test_after_fit=false", "--trainer.limit_val_batches=0"]
+    assert fit(tmp_path, "visual_control/drqv2", task, extra=short, **TINY, **REACH) == 0
+
+
 @pytest.mark.rendering
 @pytest.mark.parametrize("task", TASKS)
 def test_task_names_a_task_of_the_suite_and_the_published_settings(task: str) -> None:
