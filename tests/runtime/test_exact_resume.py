@@ -130,7 +130,10 @@ CALLBACKS = {
     "rigl": lambda: [PruneRegrowScheduler("rigl", sparsity=0.6, every=2)],
     "snip": lambda: [PruneRegrowScheduler("snip", sparsity=0.6, score_batches=3)],
     "one_shot": lambda: [OneShotPruning(0.5)],
-    "perturbed": lambda: [ShrinkAndPerturb(alpha=0.8, noise_std=0.1, every=1, unit="epoch"), L2Init(1e-2, decoupled=True)],
+    "perturbed": lambda: [
+        ShrinkAndPerturb(alpha=0.8, noise_std=0.1, every=1, unit="epoch"),
+        L2Init(1e-2, decoupled=True),
+    ],
     "continual": lambda: [ContinualBackprop(rate=0.2, maturity=2), SoftReset(), Parseval(1e-3)],
     "epochs": lambda: [
         Reset(last=1, at=[1, 2], unit="epoch"),
