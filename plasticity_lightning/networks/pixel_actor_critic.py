@@ -73,8 +73,11 @@ class PixelActor(nn.Module):
         self.apply(orthogonal_init)
 
     def forward(self, encoded: Tensor) -> Tensor:
-        """Mean action of each sample."""
-        return torch.tanh(self.policy(self.trunk(encoded)))
+        """Mean action of each sample, in float32 at least.
+
+        In bfloat16 tanh is exactly 1 from about 3.5 on, and an actor that has come so far would get no gradient back.
+        """
+        return torch.tanh(_float32_at_least(self.policy(self.trunk(encoded))))
 
 
 class TwinCritic(nn.Module):
@@ -99,10 +102,10 @@ class TwinCritic(nn.Module):
         self.apply(orthogonal_init)
 
     def forward(self, encoded: Tensor, action: Tensor) -> tuple[Tensor, Tensor]:
-        """Q1 and Q2 of each sample."""
+        """Q1 and Q2 of each sample, in float32 at least: targets add small rewards to them."""
         h = self.trunk(encoded)
         joined = torch.cat([h, action.to(h.dtype)], dim=-1)
-        return self.q1(joined), self.q2(joined)
+        return _float32_at_least(self.q1(joined)), _float32_at_least(self.q2(joined))
 
 
 def orthogonal_init(module: nn.Module) -> None:
@@ -129,6 +132,10 @@ def _head(inputs: int, hidden: int, outputs: int) -> nn.Sequential:
     layers["hidden_2"], layers["act_2"] = nn.Linear(hidden, hidden), nn.ReLU()
     layers["output"] = nn.Linear(hidden, outputs)
     return nn.Sequential(layers)
+
+
+def _float32_at_least(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))
 
 
 def _side_behind_convolutions(side: int) -> int:

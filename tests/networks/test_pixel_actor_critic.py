@@ -54,6 +54,18 @@ def test_actor_is_bounded():
     assert actor(100 * torch.randn(5, 400)).abs().max() <= 1
 
 
+def test_a_saturated_actor_in_bfloat16_still_learns():
+    actor, critic = PixelActor(16, 1, hidden=8), TwinCritic(16, 1, hidden=8)
+    with torch.no_grad():
+        actor.policy.output.bias.fill_(5.0)  # tanh(5) = 0.99991, which bfloat16 rounds to 1
+        actor.policy.output.weight.zero_()
+    with torch.autocast("cpu", torch.bfloat16):
+        mean = actor(torch.randn(4, 16))
+        assert mean.dtype == critic(torch.randn(4, 16), mean)[0].dtype == torch.float32
+    mean.sum().backward()
+    assert torch.allclose(actor.policy.output.bias.grad, torch.tensor([4 * (1 - 0.9999092) * 2.0]), rtol=0.1)
+
+
 def test_frames_smaller_than_the_kernels_are_refused():
     PixelEncoder((3, 15, 15), 1)
     with pytest.raises(ValueError, match="at least 15x15"):
