@@ -4,17 +4,21 @@
     python benchmarks/replay_ratio_study.py runs/study --limit 2  # at most two runs, for a shared machine
     python benchmarks/replay_ratio_study.py --quick               # one tiny run: shows that it runs
 
-One run at a time, each the quickstart recipe with overlays; a run whose `result.json` exists is not repeated.
+Each run is the quickstart recipe with overlays; a run whose `result.json` exists is not repeated. Several calls may share
+a folder: a run is held by a lock on its folder while it goes on, and taken up anew when its process has died.
 """
 
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import math
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -40,6 +44,19 @@ TAGS = ("train/return", "plasticity/fau/critic", "replay_ratio", "eval/return", 
 def conditions(seeds: int) -> list[tuple[str, bool, int]]:
     """(ratio, augmented, seed), seeds outermost, so that an unfinished study has whole replicates."""
     return [(ratio, augmented, seed) for seed in range(seeds) for augmented in (True, False) for ratio in RATIOS]
+
+
+@contextmanager
+def claimed(folder: Path) -> Iterator[bool]:
+    """Whether the run of this folder is ours to do: nobody has done it, nobody is at it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # freed by the system when its process ends, however it ends
+        except BlockingIOError:
+            yield False
+        else:
+            yield not (folder / "result.json").is_file()
 
 
 def run(folder: Path, ratio: str, augmented: bool, seed: int, tiny: bool = False) -> None:
@@ -105,7 +122,8 @@ def plot(results: list[dict], path: Path) -> None:
                 axes[row][column].plot(x, y, color=f"C{colour}", label=ratio)
     axes[0][0].set_ylabel("evaluation return")
     axes[1][0].set_ylabel("FAU of the critic")
-    axes[0][1].legend(title="replay ratio")
+    if axes[0][0].lines:
+        axes[0][0].legend(title="replay ratio")
     for axis in axes[1]:
         axis.set_xlabel("frame")
     figure.savefig(path)
@@ -115,11 +133,13 @@ def study(folder: Path, seeds: int, limit: int | None, tiny: bool = False) -> No
     torch.set_num_threads(1)
     done = 0
     for ratio, augmented, seed in conditions(seeds):
+        if limit is not None and done >= limit:
+            break
         place = folder / f"rr_{ratio}_{'on' if augmented else 'off'}_{seed}"
-        if (place / "result.json").is_file() or (limit is not None and done >= limit):
-            continue
-        run(place, ratio, augmented, seed, tiny)
-        done += 1
+        with claimed(place) as ours:
+            if ours:
+                run(place, ratio, augmented, seed, tiny)
+                done += 1
     results = [json.loads(path.read_text()) for path in sorted(folder.glob("*/result.json"))]
     if results:
         print(table(results))
