@@ -11,6 +11,8 @@ from torch.nn import functional
 
 from plasticity_lightning.measures.activity import (
     activation_norm,
+    active_entries,
+    count_active,
     dormant,
     dormant_fraction,
     dormant_scores,
@@ -44,6 +46,37 @@ def test_a_linear_layer_by_hand():
     assert dormant(LAYER, tau=0.1) == 0.5
     # row norms sqrt(1 + .01) and sqrt(13)
     assert activation_norm(LAYER) == pytest.approx((1.01**0.5 + 13**0.5) / 2)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_active_are_the_positive_numbers_to_the_smallest_and_to_infinity_but_not_nan(dtype):
+    nan, inf = float("nan"), float("inf")
+    smallest = torch.tensor([1], dtype={2: torch.int16, 4: torch.int32, 8: torch.int64}[dtype.itemsize]).view(dtype)
+    rest = torch.tensor([inf, 1.0, 0.0, -0.0, -1.0, -inf, nan, -nan], dtype=dtype)
+    values = torch.cat([smallest, rest, -smallest])
+    assert active_entries(values).tolist() == [1, 1, 1, 0, 0, 0, 0, 0, 0, 0]
+    assert count_active(values) == 3
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    st.sampled_from([(3, 5), (7, 300), (2, 3, 11, 40), (5, 270, 400)]),
+    st.sampled_from([torch.float16, torch.bfloat16, torch.float32, torch.float64, torch.int64, torch.bool]),
+    st.sampled_from(["plain", "transposed", "strided", "channels_last", "expanded"]),
+    seeds,
+)
+def test_active_entries_are_counted_in_any_layout(shape, dtype, layout, seed):
+    a = (rand(*shape, seed=seed) * 3).to(dtype)
+    if layout == "transposed":
+        a = a.transpose(0, 1)
+    elif layout == "strided":
+        a = a[..., ::2]
+    elif layout == "channels_last" and a.ndim == 4:
+        a = a.to(memory_format=torch.channels_last)
+    elif layout == "expanded":
+        a = a[:1].expand(shape)
+    assert count_active(a) == int((a > 0).numpy().sum())
+    assert torch.equal(active_entries(a).bool(), a > 0)
 
 
 def test_the_fau_of_a_module_sums_before_it_divides():
