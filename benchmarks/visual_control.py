@@ -100,7 +100,7 @@ class Ours:
         self.module.manual_backward = lambda loss: loss.backward()  # type: ignore[method-assign, assignment]
         optimizers = self.module.configure_optimizers()
         self.module.all_optimizers = lambda: optimizers  # type: ignore[method-assign]
-        self.module._noise = torch.Generator().manual_seed(0)
+        self.module.start_agent()
         self.replay = filled_replay(size, "bfloat16" if bf16 else "float32")
         self.batch, self.bf16 = batch, bf16
 

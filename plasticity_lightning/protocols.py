@@ -27,6 +27,7 @@ __all__ = [
     "HasReplayRatio",
     "HasTasks",
     "RecordsEpisodes",
+    "WatchesUpdates",
 ]
 
 
@@ -198,3 +199,15 @@ class RecordsEpisodes(Protocol):
 
     def recorded_scenes(self) -> Tensor | None:
         """The pictures, uint8 [T, H, W, 3], or None."""
+
+
+@runtime_checkable
+class WatchesUpdates(Protocol):
+    """A Callback that overrides hooks inside an update, but needs them in some batches only.
+
+    In the others updates may be launched as recorded graphs, which call no hooks; see `runtime.watching`.
+    """
+
+    @property
+    def watching(self) -> bool:
+        """Whether it needs the hooks of this batch; asked after `on_train_batch_start`."""

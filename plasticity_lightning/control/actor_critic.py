@@ -19,12 +19,12 @@ __all__ = ["actor_loss", "bootstrapped_target", "critic_loss", "noisy_action", "
 _EDGE = 1e-6  # the published code keeps actions this far inside of [-1, 1]
 
 
-def noisy_action(mean: Tensor, stddev: float, noise: Tensor, noise_clip: float | None = None) -> Tensor:
+def noisy_action(mean: Tensor, stddev: float | Tensor, noise: Tensor, noise_clip: float | None = None) -> Tensor:
     """Action of a truncated normal around the mean, which keeps the gradient of the mean.
 
     Args:
         mean: [B, A] in [-1, 1].
-        stddev: sigma of the noise, at least 0.
+        stddev: sigma of the noise, at least 0; a scalar.
         noise: standard normal numbers [B, A].
         noise_clip: largest absolute value of sigma * noise; None does not clip, as when acting.
 

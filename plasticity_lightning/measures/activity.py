@@ -11,6 +11,7 @@ Sources: Ma et al. 2024 (fau), Lyle et al. 2023 (ever_active) and 2024 (activati
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -56,21 +57,18 @@ def active_entries(activation: Tensor) -> Tensor:
     if a.device.type != "cpu" or width is None:
         return a > 0
     # as integers, positive numbers are positive, negative ones and -0 negative; NaN, above infinity, wraps around
-    infinity = torch.tensor(torch.inf, dtype=a.dtype).view(width)
-    margin = int(torch.iinfo(width).max - infinity)
+    margin = _above_infinity(a.dtype)
     return (a.view(width) + margin).clamp_(margin, margin + 1).sub_(margin)
 
 
 def count_active(activation: Tensor) -> Tensor:
     """Number of active entries as an int64 scalar; any shape and memory layout, block by block in the cache."""
     in_memory = sorted(range(activation.ndim), key=activation.stride, reverse=True)
-    counts = []
-    for block in activation.detach().permute(in_memory).reshape(-1).split(_BLOCK):
-        active = active_entries(block)
-        small = torch.int16 if active.dtype == torch.bool else active.dtype
-        rest = len(active) % 256  # sums of 256 fit into the integers of every width
-        counts += [active[rest:].view(256, -1).sum(0, dtype=small).sum(), active[:rest].sum()]
-    return torch.stack(counts).sum()
+    flat = activation.detach().permute(in_memory).reshape(-1)
+    cut = len(flat) % 256
+    # sums of 256 fit into the integers of every width
+    sums = [_column_sums(active_entries(block)) for block in flat[cut:].split(_BLOCK)]
+    return torch.cat([active_entries(flat[:cut]).long(), *sums]).sum()
 
 
 class UnitSums(NamedTuple):
@@ -272,6 +270,17 @@ def activation_norm(activation: Tensor, unit_dim: int = 1, pool: bool = True) ->
     Cost: one square per entry. Source: Lyle et al. 2024.
     """
     return feature_matrix(activation, unit_dim, pool).double().norm(dim=1).mean()
+
+
+def _column_sums(active: Tensor) -> Tensor:
+    return active.view(256, -1).sum(0, dtype=torch.int16 if active.dtype == torch.bool else active.dtype)
+
+
+@cache
+def _above_infinity(dtype: torch.dtype) -> int:
+    """How many integers lie above the one that has the bits of infinity."""
+    width = _INTEGERS[dtype.itemsize]
+    return int(torch.iinfo(width).max - torch.tensor(torch.inf, dtype=dtype).view(width))
 
 
 def _masked_fraction(units: Tensor, unit_mask: Tensor | None) -> Tensor:

@@ -9,11 +9,9 @@ to `act` and how to `update` from a batch of transitions.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import suppress
-from pathlib import Path
-from pickle import UnpicklingError
-from typing import Any, NamedTuple
+from collections.abc import Hashable, Iterator
+from itertools import islice
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -30,23 +28,23 @@ from plasticity_lightning.control.environments.steps import Steps
 from plasticity_lightning.control.replay import Batch, FrameReplay
 from plasticity_lightning.control.replay.pixels import PixelType
 from plasticity_lightning.control.update_credit import UpdateCredit
+from plasticity_lightning.errors import UserError
 from plasticity_lightning.interventions.initialise import derive_seed
+from plasticity_lightning.modules.control_evaluation import Episode, EvaluationEpisodes
 from plasticity_lightning.modules.control_options import EnvironmentOptions, LoopOptions, ReplayOptions
-from plasticity_lightning.runtime.checkpoint import AtomicCheckpoint
+from plasticity_lightning.modules.replay_folder import ReplayFolder
 from plasticity_lightning.runtime.clock import logging_due
 from plasticity_lightning.runtime.hyperparameters import from_hyperparameter
+from plasticity_lightning.runtime.static_updates import (
+    StaticUpdates,
+    addresses,
+    plain_optimizer_states,
+    prepare_optimizers,
+)
 from plasticity_lightning.runtime.ticks import TickLoader
+from plasticity_lightning.runtime.watching import watcher_of_updates
 
-__all__ = ["ControlLoop", "Episode"]
-
-
-class Episode(NamedTuple):
-    """An episode played with the agent's best actions: sum of rewards, steps, actions [T, ...], rewards [T]."""
-
-    score: float
-    steps: int
-    actions: Tensor
-    rewards: Tensor
+__all__ = ["ControlLoop"]
 
 
 class ControlLoop(LightningModule):
@@ -96,7 +94,9 @@ class ControlLoop(LightningModule):
         self.record_scenes = 0
         self._recorded: Tensor | None = None
         self._collector: Collector | None = None
-        self._evaluator: Collector | None = None
+        self._evaluator: EvaluationEpisodes | None = None
+        self._static: StaticUpdates[Batch] | None = None
+        self._in_static = False
         self._in_tick = False
         self._final_states: list[Any] | None = None
         self._sums: dict[str, Tensor] = {}
@@ -111,8 +111,18 @@ class ControlLoop(LightningModule):
         raise NotImplementedError
 
     def update(self, batch: Batch) -> dict[str, Tensor]:
-        """Learn from a batch on the module's device; returns scalars to be averaged and logged."""
+        """Learn from a batch on the module's device, with one step of each optimiser; scalars to be averaged and logged.
+
+        Nothing in it may wait for the device, and what it branches on in Python must be in `branches`.
+        """
         raise NotImplementedError
+
+    def before_updates(self) -> None:
+        """Before the updates of a tick: write what changes from tick to tick into tensors that `update` reads."""
+
+    def branches(self) -> Hashable:
+        """What `update` branches on besides the module's arguments: a recorded one is used again while it is equal."""
+        return None
 
     def start_agent(self) -> None:
         """Make what belongs to a run, random generators for instance; before a checkpoint's states are restored."""
@@ -170,13 +180,16 @@ class ControlLoop(LightningModule):
         self._collector, self._final_states = Collector(options.spec, seeds, options.mode), None
         self._stack = FrameStack(options.stack, options.padding)
         self._replay = self._make_replay()
+        self._folder = ReplayFolder(self.trainer, self._replay)
         if self.replay_options.checkpoint and self.trainer.checkpoint_callbacks:
-            self._replay.check_disk(self._own_content_folder())
+            self._folder.check_disk()
         self._uniform = np.random.default_rng(self.seed_for("uniform actions"))
         self._returns = np.zeros(options.number)
         self._collected = 0  # steps that the replay has seen
         self.start_agent()
-        if self.loop_options.compile != "none":
+        if self.loop_options.compile == "graph":
+            self._prepare_static_updates()
+        elif self.loop_options.compile != "none":
             mode = None if self.loop_options.compile == "default" else self.loop_options.compile
             for network in self.networks():
                 network.compile(mode=mode)  # in place: names in checkpoints stay as they are
@@ -216,13 +229,48 @@ class ControlLoop(LightningModule):
         if self._collected < self.loop_options.learning_starts:
             return
         self._replay.augment = self.augmenting
-        for batch in self._batches(self.credit.take(self.environment_options.number)):
+        self.before_updates()
+        batches = self._batches(self.credit.take(self.environment_options.number))
+        if self._static is not None and watcher_of_updates(self.trainer, self) is None:
+            self._launch(self._static, batches)
+            return
+        for batch in batches:
             if self.loop_options.compile == "reduce-overhead":
                 torch.compiler.cudagraph_mark_step_begin()  # results of the update before may be overwritten
-            for name, value in self.update(batch.to(self.device)).items():
-                self._sums[name] = self._sums[name] + value if name in self._sums else value
-            self._summed += 1
-            self.updates += 1
+            self._count(1, self.update(batch.to(self.device)))
+
+    def _launch(self, static: StaticUpdates[Batch], batches: Iterator[Batch]) -> None:
+        optimizers = self.trainer.optimizers
+        valid = addresses(self, optimizers)
+        progress = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        while together := list(islice(batches, self.loop_options.updates_per_launch)):
+            self._in_static = True
+            try:
+                sums = static([batch.to(self.device) for batch in together], valid, self.branches())
+            finally:
+                self._in_static = False
+            for _ in range(len(together) * len(optimizers)):  # the wrappers of the optimisers count in Python
+                progress.increment_ready()
+                progress.increment_completed()
+            self._count(len(together), sums)
+            valid = addresses(self, optimizers)  # the first step makes the optimisers' states
+
+    def _count(self, updates: int, sums: dict[str, Tensor]) -> None:
+        for name, value in sums.items():
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+        self._summed += updates
+        self.updates += updates
+
+    def _prepare_static_updates(self) -> None:
+        if self.trainer.world_size > 1:
+            raise UserError("compile='graph' records the updates of one process; take compile='none' with several")
+        if getattr(self.trainer.precision_plugin, "scaler", None) is not None:
+            raise UserError(
+                "compile='graph' cannot record the loss scaling of precision='16-mixed'; take 'bf16-mixed' or '32-true'"
+            )
+        prepare_optimizers(self.trainer.optimizers, self.device)
+        generators = [g for g in self.generators().values() if g.device.type == self.device.type]
+        self._static = StaticUpdates(self.update, generators)
 
     def _batches(self, n: int) -> Iterator[Batch]:
         size = self.replay_options.batch_size
@@ -277,8 +325,8 @@ class ControlLoop(LightningModule):
 
     def all_optimizers(self) -> list[Any]:
         """The optimisers in the order of `configure_optimizers`, wrapped by the Trainer, so that hooks and counters work."""
-        found = self.optimizers()
-        return found if isinstance(found, list) else [found]
+        found = self.optimizers(use_pl_optimizer=not self._in_static)
+        return found if isinstance(found, list) else [cast(Any, found)]
 
     def descend(self, loss: Tensor, optimizers: list[Any], gradient_clip: float | None = None) -> None:
         """Follow the gradient of `loss` with some of the optimisers, each clipped on its own."""
@@ -322,8 +370,9 @@ class ControlLoop(LightningModule):
         """Environments for one evaluation, with starts that no other evaluation has."""
         self._close_evaluator()
         self._recorded = None
-        self._evaluator_seed = derive_seed(self.loop_options.seed, self.evaluations, f"evaluation {self.global_rank}")
-        self.evaluation_generator = torch.Generator(self.device).manual_seed(self._evaluator_seed)
+        seed = derive_seed(self.loop_options.seed, self.evaluations, f"evaluation {self.global_rank}")
+        self.evaluation_generator = torch.Generator(self.device).manual_seed(seed)
+        self._evaluator_seed = seed
 
     on_test_start = on_predict_start = on_validation_start
 
@@ -358,28 +407,11 @@ class ControlLoop(LightningModule):
 
     def play(self) -> Episode:
         """One episode with the agent's best actions, on an environment of its own."""
-        options = self.environment_options
         if self._evaluator is None:
-            self._evaluator = Collector(options.spec.for_evaluation(), [self._evaluator_seed], options.mode)
-            self._evaluation_frames = self._evaluator.reset()
-        stack = FrameStack(options.stack, options.padding)
-        observation = stack.reset(self._evaluation_frames)
-        scenes: list[np.ndarray] | None = [] if self.record_scenes and self._recorded is None else None
-        actions, rewards = [], []
-        while True:
-            if scenes is not None:
-                scenes.append(self._evaluator.render(self.record_scenes, self.record_scenes)[0])
-            self._evaluator.submit(self._act(observation, explore=False))
-            steps = self._evaluator.result()
-            actions.append(torch.from_numpy(steps.action[0]) if self.actions.shape else torch.tensor(steps.action[0]))
-            rewards.append(float(steps.reward[0]))
-            if steps.last[0]:
-                break
-            observation = stack.push(steps)
-        self._evaluation_frames = steps.reset_frame
-        if scenes is not None:
-            self._recorded = torch.from_numpy(np.stack(scenes))
-        return Episode(sum(rewards), len(rewards), torch.stack(actions), torch.tensor(rewards))
+            self._evaluator = EvaluationEpisodes(self.environment_options, self._evaluator_seed)
+        episode = self._evaluator.play(lambda seen: self._act(seen, explore=False), self.record_scenes)
+        self._recorded = self._evaluator.scenes
+        return episode
 
     def _evaluate(self, stage: str) -> None:
         episode = self.play()
@@ -399,6 +431,8 @@ class ControlLoop(LightningModule):
             states = [None] * self.trainer.world_size
             torch.distributed.all_gather_object(states, self._state())
         checkpoint["control"] = states
+        if self.loop_options.compile == "graph":
+            plain_optimizer_states(checkpoint["optimizer_states"])
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Counters at once; environments and replay when training starts."""
@@ -433,7 +467,7 @@ class ControlLoop(LightningModule):
             "uniform": self._uniform.bit_generator.state,
             "generators": {name: generator.get_state() for name, generator in self.generators().items()},
             "replay": self._replay.state(),
-            "content": self._save_content() if self.replay_options.checkpoint else None,
+            "content": self._folder.save() if self.replay_options.checkpoint else None,
             "environments": self._final_states if states is None else states,
             "stack": torch.from_numpy(self._stack.state()),
         }
@@ -452,43 +486,13 @@ class ControlLoop(LightningModule):
             generator.set_state(state["generators"][name].cpu())
         self._replay.set_state(state["replay"])
         if state["content"] is not None:
-            self._load_content(state["content"])
+            self._folder.load(state["content"])
         if state["environments"] is not None:
             self._collector.set_state(state["environments"])
             self._stack.set_state(state["stack"].numpy())
         if state["environments"] is None or state["content"] is None:
             rank_zero_info("the checkpoint lacks environments or replay: new episodes begin, the resume is not exact")
             self._begin_episodes()
-
-    def _own_content_folder(self) -> Path:
-        saver = next((c for c in self.trainer.callbacks if isinstance(c, AtomicCheckpoint)), None)
-        beside = Path(saver.last_model_path).parent if saver is not None and saver.last_model_path else None
-        return self._content_folder(beside or Path(self.trainer.log_dir or self.trainer.default_root_dir))
-
-    def _save_content(self) -> dict[str, Any]:
-        folder = self._own_content_folder()
-        # what no checkpoint in place refers to any more: overwritten frames, and tails that a kill left behind
-        with suppress(
-            OSError, EOFError, RuntimeError, UnpicklingError
-        ):  # a file that cannot be read may refer to anything
-            self._replay.drop_unreferenced(folder, self._contents_of(folder.parents[1]))
-        return {"folder": str(folder), **self._replay.append_to(folder)}
-
-    def _load_content(self, content: dict[str, Any]) -> None:
-        moved = self._content_folder(Path(str(self.trainer.ckpt_path)).parent)
-        self._replay.restore(moved if moved.is_dir() else Path(content["folder"]), content)
-
-    def _content_folder(self, checkpoints: Path) -> Path:
-        return checkpoints.resolve() / "replay" / f"rank_{self.global_rank}"
-
-    def _contents_of(self, checkpoints: Path) -> list[dict[str, Any]]:
-        contents = []
-        for path in checkpoints.glob("*.ckpt"):
-            # mapped, not read: a few kilobytes of many megabytes are looked at
-            states = torch.load(path, map_location="cpu", mmap=True, weights_only=True).get("control") or []
-            if len(states) > self.global_rank and states[self.global_rank]["content"]:
-                contents.append(states[self.global_rank]["content"])
-        return contents
 
     # the end
 

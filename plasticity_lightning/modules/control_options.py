@@ -17,7 +17,7 @@ from plasticity_lightning.control.update_credit import exact_ratio
 
 __all__ = ["CompileMode", "EnvironmentOptions", "LoopOptions", "ReplayOptions"]
 
-CompileMode = Literal["none", "default", "reduce-overhead"]
+CompileMode = Literal["none", "default", "reduce-overhead", "graph"]
 
 
 @dataclass(frozen=True)
@@ -107,7 +107,9 @@ class LoopOptions:
         evaluation_episodes: episodes of a validation, test or prediction.
         ticks_per_epoch: ticks that the Trainer calls an epoch.
         compile: for GPUs: "default" compiles the agent's networks with `torch.compile`, "reduce-overhead" also records them
-            as CUDA graphs; "none" runs them eagerly, which is faster on CPUs. Batches that a monitor watches run eagerly.
+            as CUDA graphs; "graph" records whole updates, optimisers and target included, as one CUDA graph; "none" runs
+            them eagerly, which is faster on CPUs. Batches that a monitor watches run eagerly.
+        updates_per_launch: with "graph", most updates of a tick that are recorded together; each takes the memory of a batch.
         seed: root of every random choice: environments, exploration, replay, noise; each rank derives its own.
 
     Raises:
@@ -120,6 +122,7 @@ class LoopOptions:
     evaluation_episodes: int = 10
     ticks_per_epoch: int = 10_000
     compile: CompileMode = "none"
+    updates_per_launch: int = 4
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -132,6 +135,7 @@ class LoopOptions:
             learning_starts=self.learning_starts,
             evaluation_episodes=self.evaluation_episodes,
             ticks_per_epoch=self.ticks_per_epoch,
+            updates_per_launch=self.updates_per_launch,
         )
 
 

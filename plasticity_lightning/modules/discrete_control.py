@@ -10,7 +10,7 @@ Sources: Kostrikov et al. 2020 (DrQ); Agarwal et al. 2021, "Deep RL at the Edge 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import Any, cast
 
 import torch
@@ -110,6 +110,10 @@ class DiscreteControl(ControlLoop):
     def generators(self) -> dict[str, torch.Generator]:
         """Of exploration and intensity."""
         return {"exploration": self._exploration, "intensity": self._brightness}
+
+    def branches(self) -> Hashable:
+        """Whether intensities are random."""
+        return self.augmenting
 
     def act(self, observation: Tensor, explore: bool) -> Tensor:
         """Actions int64 [E] for observations uint8 [E, S C, H, W]."""

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -129,6 +129,11 @@ class VisualControl(ControlLoop):
         """Generators of the noise; the target follows a critic that a callback has rebuilt at `setup`."""
         self._noise = torch.Generator(self.device).manual_seed(self.seed_for("target and actor noise"))
         self._exploration = torch.Generator(self.device).manual_seed(self.seed_for("exploration noise"))
+        # on the device, where recorded updates read it
+        self._sigma = torch.zeros(
+            (), dtype=torch.promote_types(cast(torch.dtype, self.dtype), torch.float32), device=self.device
+        )
+        self.before_updates()
         if self.steps == 0:
             self.target_critic.load_state_dict(self.critic.state_dict())
 
@@ -139,6 +144,10 @@ class VisualControl(ControlLoop):
     def generators(self) -> dict[str, torch.Generator]:
         """Noise in updates and when acting."""
         return {"noise": self._noise, "exploration": self._exploration}
+
+    def before_updates(self) -> None:
+        """Sigma of this step."""
+        self._sigma.fill_(self.stddev(self.steps))
 
     def act(self, observation: Tensor, explore: bool) -> Tensor:
         """Actions [E, A] for observations uint8 [E, S C, H, W]."""
@@ -183,7 +192,7 @@ class VisualControl(ControlLoop):
 
     def _noisy(self, mean: Tensor) -> Tensor:
         noise = torch.randn(mean.shape, generator=self._noise, device=mean.device, dtype=mean.dtype)
-        return noisy_action(mean, self.stddev(self.steps), noise, self.noise_clip)
+        return noisy_action(mean, self._sigma, noise, self.noise_clip)
 
 
 class _frozen:  # noqa: N801 - reads as a verb where it is used

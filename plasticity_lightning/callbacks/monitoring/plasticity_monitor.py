@@ -171,6 +171,11 @@ class PlasticityMonitor(Callback):
         """One key for each name."""
         return self._generate_state_key(name=self.name)
 
+    @property
+    def watching(self) -> bool:
+        """Whether something is measured in this batch, see `protocols.WatchesUpdates`."""
+        return self._open
+
     def setup(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         """Find layers and groups; nothing is hooked yet."""
         if stage != "fit":
