@@ -74,35 +74,39 @@ def gather_returns(stream, slot, window, reward, discount, gamma, out_return, ou
 
 
 @cache
-def gather_frames(channels: int) -> Callable[..., None]:
-    """The pass from frames to observations for frames of `channels` channels, an unrolled loop of the compiled code.
+def gather_frames(channels: int, stack: int) -> Callable[..., None]:
+    """The pass from frames to observations of `stack` frames of `channels` channels, unrolled loops of the compiled code.
 
-    The function that it returns stacks, shifts and normalises observations [lo, hi) of a batch. Its arguments:
-    frames uint8 [E, L, H, W, channels]; start int64 [E, L]; stream and slot int64 [B], where observations end; shift
-    int64 [B, 2], rows and columns in 0..2 pad, pad meaning none; pad, the width of the edge that is repeated; stack;
-    zero, whether black stands before an episode's first frame, instead of that frame; table [256], what a pixel
-    becomes; out [B, H, W, stack * channels] of the table's type; lo and hi.
+    The function that it returns stacks, shifts and normalises observations [lo, hi) of a batch, pixel by pixel, so that
+    the batch is written in the order of its memory. Its arguments: frames uint8 [E, L, H, W, channels], contiguous;
+    start int64 [E, L]; stream and slot int64 [B], where observations end; shift int64 [B, 2], rows and columns in 0..2
+    pad, pad meaning none; pad, the width of the edge that is repeated; zero, whether black stands before an episode's
+    first frame, instead of that frame; table [256], what a pixel becomes; out [B, H, W, stack * channels] of the table's
+    type; lo and hi.
     """
 
     @njit(nogil=True, cache=True)
-    def gather(frames, start, stream, slot, shift, pad, stack, zero, table, out, lo, hi):  # type: ignore[no-untyped-def]
+    def gather(frames, start, stream, slot, shift, pad, zero, table, out, lo, hi):  # type: ignore[no-untyped-def]
         length, height, width = frames.shape[1:4]
+        pixels = frames.reshape(-1)
+        place = np.empty(stack, np.int64)  # where each frame begins in `pixels`
         for b in range(lo, hi):
-            t = slot[b]
-            begin = start[stream[b], t % length]
+            oldest = slot[b] - stack + 1
+            begin = start[stream[b], slot[b] % length]
             dy, dx = shift[b, 0] - pad, shift[b, 1] - pad
             for k in range(stack):
-                s = t - stack + 1 + k
-                black = s < begin and zero
-                frame = frames[stream[b], max(s, begin) % length]
-                for y in range(height):
-                    row = frame[min(max(y + dy, 0), height - 1)]
-                    to = out[b, y]
-                    for x in range(width):
-                        # unsigned indices spare a test for negative ones
-                        source, target = np.uint64(min(max(x + dx, 0), width - 1)), np.uint64(x)
+                slot_k = max(oldest + k, begin) % length
+                place[k] = (stream[b] * length + slot_k) * (height * width * channels)
+            for y in range(height):
+                row, to = min(max(y + dy, 0), height - 1) * width, out[b, y]
+                for x in range(width):
+                    source = (row + min(max(x + dx, 0), width - 1)) * channels
+                    for k in range(stack):
                         for c in range(channels):
-                            pixel = np.uint8(0) if black else row[source, np.uint64(c)]
-                            to[target, np.uint64(k * channels + c)] = table[pixel]
+                            # unsigned indices spare a test for negative ones
+                            pixel = pixels[np.uint64(place[k] + source + c)]
+                            to[np.uint64(x), np.uint64(k * channels + c)] = table[pixel]
+            if zero and oldest < begin:
+                out[b, :, :, : min(begin - oldest, stack) * channels] = table[0]
 
     return gather

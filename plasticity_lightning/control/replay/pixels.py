@@ -66,10 +66,10 @@ class PixelReader:
         ring, frames, b = self.ring, self.ring.frames, len(slot)
         h, w, c = frames.shape[2:]
         out = np.empty((b, h, w, ring.stack * c), self._table.dtype)
-        gather = gather_frames(c)
+        gather = gather_frames(c, ring.stack)
 
         def run(lo: int, hi: int) -> None:
-            gather(frames, ring.start, stream, slot, shift, self.pad, ring.stack, self.zero, self._table, out, lo, hi)
+            gather(frames, ring.start, stream, slot, shift, self.pad, self.zero, self._table, out, lo, hi)
 
         if self._pool is None:
             run(0, b)
