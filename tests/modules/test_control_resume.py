@@ -55,7 +55,7 @@ class Cut(pl.Callback):
 
 
 def run(
-    folder: Path, resume: bool = False, cut: Cut | None = None, mode: str = "inline"
+    folder: Path, resume: bool = False, cut: Cut | None = None, mode: str = "inline", **settings: Any
 ) -> tuple[VisualControl, Curves]:
     pl.seed_everything(5 if resume else 3)
     model = agent({"mode": mode}, {"capacity": 45}, {"ticks_per_epoch": 30, "replay_ratio": 0.7}, stddev=0.5)
@@ -74,7 +74,7 @@ def run(
     }
     trainer = pl.Trainer(
         callbacks=callbacks, logger=False, enable_progress_bar=False, enable_model_summary=False, accelerator="cpu",
-        num_sanity_val_steps=0, check_val_every_n_epoch=None, **options,
+        num_sanity_val_steps=0, check_val_every_n_epoch=None, **options, **settings,
     )  # fmt: skip
     try:
         trainer.fit(model, ckpt_path=str(folder / "last.ckpt") if resume else None)
@@ -110,6 +110,20 @@ def test_a_killed_run_resumes_to_the_bit(
 ) -> None:
     run(tmp_path, cut=Cut(tick, where))
     assert_equal(run(tmp_path, resume=True), whole)
+
+
+def test_with_deterministic_two_runs_from_one_seed_are_equal_to_the_bit_and_a_killed_one_too(
+    whole: tuple[VisualControl, Curves], tmp_path: Path
+) -> None:
+    try:
+        again = run(tmp_path / "again", deterministic=True)
+        assert torch.are_deterministic_algorithms_enabled()
+        run(tmp_path / "cut", cut=Cut(33, "update"), deterministic=True)
+        resumed = run(tmp_path / "cut", resume=True, deterministic=True)
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert_equal(resumed, again)
+    assert_equal(again, whole)  # on a CPU the flag changes nothing
 
 
 @pytest.mark.slow
