@@ -147,13 +147,13 @@ class HasCoverage(Protocol):
     """A Callback that says what it acts on in this run, for the table that a run prints once at its start.
 
     To take part, a Callback implements `coverage` and calls `runtime.announce_coverage(trainer)` in `setup` for stage
-    "fit". The rows are asked for on rank 0 at the end of the first training batch with an optimiser step, and at the end
-    of the first batch by `plasticity diagnose --coverage`. They must be cheap, read no random
-    numbers and start no collective. A scheduler of sparse training gives one row a parameter: `CoverageRow(
+    "fit". The rows are asked for on rank 0 at the end of the first training batch with an optimiser step. They must
+    be cheap, read no random numbers and start no collective. A scheduler of sparse training gives one row a parameter: `CoverageRow(
     "PruneRegrowScheduler", "net.0.weight", "masked", "")`, `CoverageRow(..., "net.1.weight", "left out", "weight of a
     normalisation layer")`; a replacement of units one row a layer: "replaceable" or "left out" with the reason that the
     unit graph gives; a reset one row a layer that it will draw anew. What nobody would expect to be covered (a bias under
-    a scheduler of matrices) needs no row. A callback that acts on nothing gives at least one row that says so.
+    a scheduler of matrices) needs no row. A callback that acts on nothing gives at least one row that says so; one that never
+    does, such as a clock of the run, says "nothing of the network" and what it does.
     """
 
     def coverage(self, trainer: Any, pl_module: Any) -> Sequence[CoverageRow]:

@@ -28,7 +28,7 @@ import plasticity_lightning.data
 import plasticity_lightning.modules
 import plasticity_lightning.runtime
 from plasticity_lightning.cli.errors import cause, distil
-from plasticity_lightning.cli.quiet import quieten
+from plasticity_lightning.cli.quiet import quieten, quieten_workers
 from plasticity_lightning.cli.resume_settings import compare_settings, merged_settings, refuse_loss
 from plasticity_lightning.cli.runs import claim_run_dir, resolve_checkpoint
 from plasticity_lightning.errors import UserError
@@ -237,6 +237,8 @@ class PlasticityCLI(LightningCLI):
             super().instantiate_classes()
         except _EXPECTED as error:
             raise UserError(_told(error)) from error
+        if getattr(self.datamodule or self.model, "in_memory", False):
+            quieten_workers()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Build the Trainer with the run folder, its logger and each shared callback once."""

@@ -2,8 +2,8 @@
 
 The module's own training step runs once with the checkpoint's weights and optimisers under a `PlasticityMonitor`; the
 weights are put back before anything is measured after the step. Nothing is logged or saved, and the recipe's callbacks
-do not run. With `--coverage` they do, for one batch and without a checkpoint, and the table tells part by part what they
-act on.
+do not run. With `--coverage` they do, without a checkpoint and up to the first optimiser step, and the table tells part by part
+what they act on.
 """
 
 import argparse
@@ -98,7 +98,7 @@ class _DiagnoseCLI(PlasticityCLI):
                 "val_check_interval",
             )
             length = {name: config[name] for name in names}
-            callbacks: list[Callback] = [self._setup_end, *covered, CoverageSummary(quiet=True), _OneBatch()]
+            callbacks: list[Callback] = [self._setup_end, *covered, _CoverageOnly()]
             return Trainer(**settings, **length, callbacks=callbacks)
         checkpoint = read_checkpoint(Path(self._get(self.config, "ckpt_path")))
         self.monitor = _monitor(self.options, checkpoint, listed)
@@ -123,15 +123,13 @@ class _DiagnoseCLI(PlasticityCLI):
 
 
 class _Enough(Exception):  # noqa: N818 - nothing went wrong
-    """One batch has been seen."""
+    """All has been seen."""
 
 
-class _OneBatch(Callback):
-    """Prints the coverage after one batch and ends the run, without the end of an epoch, which may take long."""
+class _CoverageOnly(CoverageSummary):
+    """Ends the run once the table is due, without the end of an epoch, which may take long."""
 
-    def on_train_batch_end(
-        self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
+    def show(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print and leave."""
         print_table(coverage_table(coverage_rows(trainer, pl_module), full=True))
         raise _Enough

@@ -9,19 +9,17 @@ import logging
 import re
 import warnings
 
-__all__ = ["quieten"]
+__all__ = ["quieten", "quieten_workers"]
 
 _MESSAGES = (
     r"\U0001f4a1 Tip:",  # advertises a logger or a model registry
     r"TPU available: False|HPU available: False",
     r"Restor(ing|ed all) states? from the checkpoint path? at",  # the command has said which
 )
+_WORKERS = r".*does not have many workers"
 _WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\)",  # Lightning calls what torch has deprecated
     r"(?s)\s*.*deprecated in v4\.\d+\.\d+ and will be removed in v5",  # Lightning calls what jsonargparse has deprecated
-    r".*does not have many workers",  # data in memory are given fastest without workers
-    r".*GPU available but not used",  # recipes that say so run on the CPU on purpose
-    r".*The number of training batches \(\d+\) is smaller than the logging interval",  # epochs are logged all the same
 )
 
 
@@ -33,6 +31,11 @@ def quieten() -> None:
         logger = logging.getLogger(name)
         if _dropped not in logger.filters:
             logger.addFilter(_dropped)
+
+
+def quieten_workers() -> None:
+    """Drop the advice to use more workers from now on: for data in memory, which are given fastest without."""
+    warnings.filterwarnings("ignore", message=_WORKERS)
 
 
 def _dropped(record: logging.LogRecord) -> bool:

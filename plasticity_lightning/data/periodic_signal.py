@@ -5,7 +5,7 @@ The signal's phase goes on from piece to piece.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -34,6 +34,8 @@ class PeriodicSignalDataModule(LightningDataModule):
     Raises:
         DataArgumentError: if an argument is out of range.
     """
+
+    in_memory: ClassVar[bool] = True  # made as they are asked for: worker processes would only cost
 
     def __init__(
         self,

@@ -13,9 +13,9 @@ docs/papers/prediction_object.md.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -157,6 +157,8 @@ class PredictionTaskDataModule(LightningDataModule):
         DataArgumentError: if an argument is out of range, or phases differ in their numbers of cues or outcomes.
     """
 
+    in_memory: ClassVar[bool] = True  # made as they are asked for: worker processes would only cost
+
     def __init__(
         self,
         phases: list[Phase] | None = None,
@@ -248,7 +250,33 @@ class PredictionTaskDataModule(LightningDataModule):
             raise DataArgumentError(f"lanes {list(lanes)}: must lie in 0 to {self.lanes - 1}.")
         block, position = divmod(k, self.n_cues)
         phase = next(i for i, end in enumerate(self._starts) if block < end) - 1
-        drawn = [self._lane_trial(lane, k, block, position, phase) for lane in lanes]
+        return self._batch(k, phase, [self._lane_trial(lane, k, block, position, phase) for lane in lanes], lanes)
+
+    def last_probe(self, cue: int, lanes: Sequence[int] | None = None) -> dict[str, Any]:
+        """The batch of a cue alone as the last phase has it, numbered behind the protocol's trials: for validation and prediction.
+
+        Raises:
+            DataArgumentError: if there is no such cue.
+        """
+        lanes = range(self.lanes) if lanes is None else lanes
+        if not 0 <= cue < self.n_cues:
+            raise DataArgumentError(f"cue {cue}: must lie in 0 to {self.n_cues - 1}.")
+        world, phase = self.phases[-1].cues[cue], len(self.phases) - 1
+        drawn = [
+            {
+                "cue": cue,
+                "outcome": -1,
+                "onset_ms": -1.0,
+                "probe": True,
+                "duration_ms": self.baseline_ms + self.trial_ms + self.interval_ms[0],
+                "truth": world,
+                "stimuli": self._cue(world, cue, named_generator("last probe", self.seed + lane, cue)),
+            }
+            for lane in lanes
+        ]
+        return self._batch(self.n_trials + cue, phase, drawn, lanes)
+
+    def _batch(self, k: int, phase: int, drawn: list[dict[str, Any]], lanes: Sequence[int]) -> dict[str, Any]:
         n_latencies = max(len(c.latencies_ms) for p in self.phases for c in p.cues)
         return {
             "trial": k,
@@ -284,13 +312,26 @@ class PredictionTaskDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """All trials in order; every process gets its lanes of each."""
-        return ResumableDataLoader(_Trials(self), 1, sampler=_InOrder(self.n_trials), collate_fn=_unchanged)
+        return self._loader(self.n_trials, self.trial)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Each cue of the last phase alone: what has been learned, tried without learning."""
+        return self._loader(self.n_cues, self.last_probe)
+
+    def predict_dataloader(self) -> DataLoader[Any]:
+        """The validation batches."""
+        return self.val_dataloader()
 
     def test_dataloader(self) -> DataLoader[Any]:
         """One batch: `truth()`, against which a module scores what it recorded."""
         return DataLoader([self.truth()], batch_size=None)  # type: ignore[arg-type] # a list is a map-style data set
 
     # private
+
+    def _loader(self, length: int, make: Callable[[int, Sequence[int]], dict[str, Any]]) -> DataLoader[Any]:
+        return ResumableDataLoader(
+            _Trials(length, make, self.lanes), batch_size=1, sampler=_InOrder(length), collate_fn=_unchanged
+        )
 
     def _lane_trial(self, lane: int, k: int, block: int, position: int, phase: int) -> dict[str, Any]:
         seed = self.seed + lane
@@ -305,9 +346,7 @@ class PredictionTaskDataModule(LightningDataModule):
         draws = named_generator("trial", seed, k)
         low, high = (ms // 5 for ms in self.interval_ms)
         interval = 5 * int(torch.randint(low, high + 1, (), generator=draws))
-        stimuli: list[tuple[float, ...]] = []
-        channels = [number] if cue.channels is None else cue.channels
-        stimuli += [self._stimulus(c, 0.0, 1.0, draws) for c in channels]
+        stimuli = self._cue(cue, number, draws)
         event = None if probe else self._event(cue, seed, phase, number, within)
         outcome, onset = -1, -1.0
         if event is not None:
@@ -332,6 +371,10 @@ class PredictionTaskDataModule(LightningDataModule):
             "truth": cue,
             "stimuli": stimuli,
         }
+
+    def _cue(self, cue: Cue, number: int, draws: torch.Generator) -> list[tuple[float, ...]]:
+        channels = [number] if cue.channels is None else cue.channels
+        return [self._stimulus(channel, 0.0, 1.0, draws) for channel in channels]
 
     def _stimulus(self, channel: int, onset: float, level: float, draws: torch.Generator) -> tuple[float, ...]:
         if self.level_noise:
@@ -422,19 +465,19 @@ class _InOrder(SeededSampler):
 
 
 class _Trials(Dataset[Any]):
-    """Draws a trial for the lanes of this process."""
+    """Draws trials for the lanes of this process."""
 
-    def __init__(self, task: PredictionTaskDataModule) -> None:
-        self.task = task
+    def __init__(self, length: int, make: Callable[[int, Sequence[int]], dict[str, Any]], lanes: int) -> None:
+        self.length, self.make, self.lanes = length, make, lanes
 
     def __len__(self) -> int:
-        return self.task.n_trials
+        return self.length
 
     def __getitems__(self, trials: list[int]) -> dict[str, Any]:
         rank, world = 0, 1
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return self.task.trial(trials[0], lanes_of_rank(self.task.lanes, rank, world))
+        return self.make(trials[0], lanes_of_rank(self.lanes, rank, world))
 
 
 def _unchanged(batch: Any) -> Any:

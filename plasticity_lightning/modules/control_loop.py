@@ -70,6 +70,7 @@ class ControlLoop(LightningModule):
         ValueError: if n_step is longer than an episode.
     """
 
+    in_memory = True  # it makes its own data: worker processes have nothing to do
     pixels: PixelType = "float32"
 
     def __init__(self, environment: EnvironmentOptions, replay: ReplayOptions, loop: LoopOptions) -> None:

@@ -231,6 +231,41 @@ class PredictionObject(pl.LightningModule):
             self.log(f"train/{name}", value.float().mean(), batch_size=1)
         self.log("train/phase", float(batch["phase"]), batch_size=1)
 
+    # what has been learned
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+        """A cue alone, nothing learned: `val/timing_error_ms`, `val/share_error` (of outcomes, at the latency), means over lanes.
+
+        The carried state does not move. NaN where no readout has a peak.
+        """
+        if cast(Any, self.trainer).sanity_checking:  # nothing is learned yet
+            return
+        z, time = self._probed(batch)
+        record = PredictionRecord(self.n_lanes, self.n_outcomes, self.learner.product)
+        record.add(batch, z, time)
+        lane, line = batch["lane"].cpu(), record.trials_line(0)
+        off = (line["share"][lane] - batch["outcome_probability"].cpu()[:, None]).abs()
+        values = {
+            "val/timing_error_ms": timing_error(line["peak_ms"][lane], batch["latencies_ms"].cpu()),
+            "val/share_error": off.nanmean(),
+        }
+        self.log_dict(values, batch_size=len(lane), sync_dist=True)
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """What a cue announces: `lane`, `cue` [l], `time_ms` [T] after its onset, `z` [l, T, 1 + K], `prediction` P_k(t) [l, K, T]."""
+        z, time = self._probed(batch)
+        prediction = self.record.predictions(z.transpose(1, 2))
+        return {"lane": batch["lane"], "cue": batch["cue"], "time_ms": time, "z": z, "prediction": prediction}
+
+    def _probed(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """Outputs [l, T, 1 + K] of a trial from the carried state, which stays where it is, and their times [T]."""
+        self._take_lanes(batch)
+        self._require_statistics()
+        activity, _ = self._simulate(batch, self._lanes, cast(Reservoir, self._reservoir))
+        samples = batch["trial_ms"] // int(self.trace.every)
+        kept = activity.trace[:, :samples].half().float().to(self.device)
+        return self._read(self.homeostasis(kept, self._slice)), self.sample_times(batch, samples)
+
     # the end
 
     def test_step(self, truth: dict[str, Tensor], batch_idx: int) -> None:

@@ -2,7 +2,8 @@
 
 Every Callback that offers `HasCoverage` asks for the table at `setup`; it is printed once, on rank 0, at the end of the
 first training batch that has made an optimiser step, when all has been seen that only a running network shows
-(functional activations, the layers that consume a unit). Parts that fare alike stand in one line.
+(functional activations, the layers that consume a unit). Parts that fare alike stand in one line. The callbacks of
+`runtime` have no rows: they act on the run, never on a part of the network.
 """
 
 from __future__ import annotations
@@ -61,12 +62,16 @@ class CoverageSummary(Callback):
     def _print(self, trainer: Trainer, pl_module: LightningModule) -> None:
         self._printed = True
         self._count.stop()
-        rows = coverage_rows(trainer, pl_module) if trainer.is_global_zero else []
-        if rows:
-            Console().print(coverage_table(rows, self.full))
+        self.show(trainer, pl_module)
         if self._only_once:
             # even an idle callback costs microseconds a batch; a new list, for the Trainer is on its way through the old one
             trainer.callbacks = [callback for callback in trainer.callbacks if callback is not self]
+
+    def show(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Print the table, on rank 0, if there are rows."""
+        rows = coverage_rows(trainer, pl_module) if trainer.is_global_zero else []
+        if rows:
+            Console().print(coverage_table(rows, self.full))
 
 
 def announce_coverage(trainer: Trainer) -> None:

@@ -8,23 +8,13 @@ epoch resets nothing. The loader is resumable inside an epoch, and every rank ge
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import DataLoader, Dataset
+
+from plasticity_lightning.runtime.loaders import SeededSampler
 
 __all__ = ["TickLoader"]
-
-
-class _Ticks(IterableDataset[int]):
-    def __init__(self, length: int) -> None:
-        self.length, self.first = length, 0
-
-    def __iter__(self) -> Iterator[int]:
-        first, self.first = self.first, 0
-        return iter(range(first, self.length))
-
-    def __len__(self) -> int:
-        return self.length
 
 
 class TickLoader(DataLoader[Any]):
@@ -40,13 +30,17 @@ class TickLoader(DataLoader[Any]):
     def __init__(self, ticks_per_epoch: int) -> None:
         if ticks_per_epoch < 1:
             raise ValueError(f"ticks_per_epoch={ticks_per_epoch} must be at least 1")
-        self._ticks = _Ticks(ticks_per_epoch)
-        self._given = 0
-        super().__init__(self._ticks, batch_size=None, num_workers=0)
+        self._first = self._given = 0
+        # a sampler of ours, which Lightning leaves in place under DDP; it warns of iterable data sets that have a length
+        sampler = SeededSampler(ticks_per_epoch, shuffle=False)
+        super().__init__(cast(Dataset[Any], range(ticks_per_epoch)), batch_size=None, sampler=sampler, num_workers=0)
+
+    def __len__(self) -> int:
+        return cast(SeededSampler, self.sampler).length  # on every rank
 
     def __iter__(self) -> Iterator[int]:  # type: ignore[override]
-        self._given = self._ticks.first
-        for tick in self._ticks:
+        self._given, self._first = self._first, 0
+        for tick in range(self._given, len(self)):
             self._given = tick + 1
             yield tick
 
@@ -56,4 +50,4 @@ class TickLoader(DataLoader[Any]):
 
     def load_state_dict(self, state: dict[str, int]) -> None:
         """Go on behind the given ticks; behind the last one a new epoch begins."""
-        self._ticks.first = state["given"] % self._ticks.length
+        self._first = state["given"] % len(self)

@@ -278,6 +278,29 @@ def test_data_that_do_not_fit_are_refused_before_training():
         fitted(model(rule="force"), task(), callbacks=[ErrorModulation()])
 
 
+def test_validation_and_prediction_try_each_cue_alone_and_move_nothing():
+    data, module = task(), model()
+    run = trainer(callbacks=[ErrorModulation()])
+    run.fit(module, data)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    timing = float(run.callback_metrics["val/timing_error_ms"])
+    assert timing == run.validate(module, data, verbose=False)[0]["val/timing_error_ms"]
+    tried = run.predict(module, data)
+    assert [batch["cue"].tolist() for batch in tried] == [[0, 0], [1, 1]]
+    assert tried[0]["z"].shape == (2, 140, 3)  # from 100 ms before the cue to 600 after it
+    assert tried[0]["time_ms"][[0, -1]].tolist() == [-95, 600]
+    # P_k(t) = [z_when]+ [z_k]+, and the peak of z_when is what the timing error is of: all latencies are 300 ms
+    z = tried[0]["z"].clamp(min=0)
+    assert torch.equal(tried[0]["prediction"], (z[..., :1] * z[..., 1:]).transpose(1, 2))
+    late = tried[0]["time_ms"] >= 80
+    peaks = torch.stack([batch["time_ms"][late][batch["z"][:, late, 0].argmax(1)] for batch in tried])
+    assert timing == pytest.approx(float((peaks - 300).abs().mean()))
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+    assert len(module.record) == data.n_trials
+    with pytest.raises(UserError, match="no lead-in trial"):
+        trainer().validate(model(), data, verbose=False)
+
+
 def test_testing_scores_the_record(tmp_path):
     data, module = task(), model()
     run = trainer()

@@ -27,8 +27,9 @@ from plasticity_lightning.control.replay_ratio import (
     make_rule,
 )
 from plasticity_lightning.errors import nearest
-from plasticity_lightning.protocols import HasReplayRatio
+from plasticity_lightning.protocols import CoverageRow, HasReplayRatio
 from plasticity_lightning.runtime.clock import logging_due
+from plasticity_lightning.runtime.coverage import announce_coverage
 from plasticity_lightning.runtime.updates import UpdateCount, begins_anew, progress_of
 
 __all__ = ["AdaptiveReplayRatio", "RatioUnit"]
@@ -130,6 +131,7 @@ class AdaptiveReplayRatio(Callback):
                 f"AdaptiveReplayRatio: unit={self.unit!r} needs {type(pl_module).__name__}.progress() to return a dict "
                 f"with the key {self.unit!r}; add it or choose batch or epoch"
             )
+        announce_coverage(trainer)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Set the ratio of the present rung; a fit that begins anew starts on the first."""
@@ -157,6 +159,12 @@ class AdaptiveReplayRatio(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draw the chart."""
         self._draw(trainer, pl_module)
+
+    def coverage(self, trainer: Trainer, pl_module: LightningModule) -> list[CoverageRow]:
+        """The ratio that it sets, and what it reads; it watches nothing of the network itself."""
+        title = type(self).__name__ + (f" {self.name}" if self.name else "")
+        how = f"along {', '.join(f'{ratio:g}' for ratio in self.rule.ladder)} by {self.monitor}, every {self.rule.check_every} {self.unit}s"
+        return [CoverageRow(title, f"{type(self._target).__name__}.replay_ratio", "set", how)]
 
     def state_dict(self) -> dict[str, Any]:
         """Rule's state, chart, and what has been read."""

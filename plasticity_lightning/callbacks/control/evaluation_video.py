@@ -12,7 +12,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
-from plasticity_lightning.protocols import RecordsEpisodes
+from plasticity_lightning.protocols import CoverageRow, RecordsEpisodes
+from plasticity_lightning.runtime.coverage import announce_coverage
 from plasticity_lightning.runtime.updates import progress_of
 
 __all__ = ["EvaluationVideo", "animated_gif"]
@@ -65,6 +66,13 @@ class EvaluationVideo(Callback):
                 f"EvaluationVideo needs {type(pl_module).__name__} to have an attribute record_scenes: int and a method "
                 "recorded_scenes() that returns pictures uint8 [T, H, W, 3]"
             )
+        if stage == "fit":
+            announce_coverage(trainer)
+
+    def coverage(self, trainer: Trainer, pl_module: LightningModule) -> list[CoverageRow]:
+        """Episodes; nothing of the network."""
+        how = f"nothing of the network: the first episode of an evaluation, one video in {self.every} evaluations"
+        return [CoverageRow("EvaluationVideo", type(pl_module).__name__, "filmed", how)]
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Ask for pictures if a video is due."""

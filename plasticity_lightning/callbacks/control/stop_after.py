@@ -7,6 +7,8 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from plasticity_lightning.protocols import CoverageRow
+from plasticity_lightning.runtime.coverage import announce_coverage
 from plasticity_lightning.runtime.updates import progress_of
 
 __all__ = ["StopAfter"]
@@ -39,13 +41,25 @@ class StopAfter(Callback):
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that the module counts."""
-        if stage == "fit" and progress_of(pl_module, self.counter) is None:
+        if stage != "fit":
+            return
+        if progress_of(pl_module, self.counter) is None:
             raise MisconfigurationException(
                 f"StopAfter counts {self.counter}s: {type(pl_module).__name__} needs a method progress() that returns a "
                 f"dict with the key {self.counter!r}"
             )
+        announce_coverage(trainer)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Stop when it is time."""
         if (progress_of(pl_module, self.counter) or 0) >= self.limit:
             trainer.should_stop = True
+
+    def coverage(self, trainer: Trainer, pl_module: LightningModule) -> list[CoverageRow]:
+        """The counter; nothing of the network."""
+        name = f"{type(pl_module).__name__}.progress()"
+        return [
+            CoverageRow(
+                "StopAfter", name, "counted", f"nothing of the network: ends the run at {self.limit} {self.counter}s"
+            )
+        ]

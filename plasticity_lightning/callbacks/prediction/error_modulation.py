@@ -17,9 +17,10 @@ import lightning.pytorch as pl
 from lightning.pytorch.callbacks import Callback
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from plasticity_lightning.protocols import HasErrorModulation
+from plasticity_lightning.protocols import CoverageRow, HasErrorModulation
 from plasticity_lightning.readouts.modulation import ErrorKind, GateKind, Modulation
 from plasticity_lightning.runtime.clock import logging_due
+from plasticity_lightning.runtime.coverage import announce_coverage
 from plasticity_lightning.schedules import SCHEDULES, ScheduleName
 
 __all__ = ["ErrorModulation"]
@@ -99,6 +100,18 @@ class ErrorModulation(Callback):
                 "`readouts.modulation.attention_gate` and `modulated_error` with what the callback puts there."
             )
         pl_module.error_modulation = self.modulation
+        if stage == "fit":
+            announce_coverage(trainer)
+
+    def coverage(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[CoverageRow]:
+        """The slot that it fills, and with what."""
+        held = self.modulation
+        how = f"gate {held.gate}, {held.error} error, gain {held.gain:g} online and {held.offline_gain:g} offline"
+        if self.final_gain is not None:
+            how += f", {self.schedule} to {self.final_gain:g} in trials {self.begin} to {self.end}"
+        if self.off:
+            how += ", off in trials " + " and ".join(f"{first} to {last}" for first, last in self.off)
+        return [CoverageRow("ErrorModulation", "error_modulation", "modulated", how)]
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int

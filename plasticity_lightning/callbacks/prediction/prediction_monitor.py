@@ -21,7 +21,8 @@ from torch import Tensor
 
 from plasticity_lightning.measures.prediction import linear_fit, peak_amplitude
 from plasticity_lightning.measures.prediction_record import PredictionRecord, adaptation_curves, phase_means
-from plasticity_lightning.protocols import HasPrediction
+from plasticity_lightning.protocols import CoverageRow, HasPrediction
+from plasticity_lightning.runtime.coverage import announce_coverage
 
 __all__ = ["PredictionMonitor", "prediction_figures"]
 
@@ -65,6 +66,16 @@ class PredictionMonitor(Callback):
             raise MisconfigurationException(
                 f"outcomes={self.outcomes} must name the module's {pl_module.n_outcomes} outcomes"
             )
+        if stage == "fit":
+            announce_coverage(trainer)
+
+    def coverage(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[CoverageRow]:
+        """What it draws."""
+        rows = [CoverageRow("PredictionMonitor", "record", "drawn", f"lane {self.lane}, when training ends")]
+        if self.raster:
+            reason = "a trial simulated for the raster when training ends"
+            rows.append(CoverageRow("PredictionMonitor", "recorded_spikes", "drawn", reason))
+        return rows
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw once the module has brought its lanes together."""

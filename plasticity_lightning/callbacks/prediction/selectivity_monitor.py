@@ -15,7 +15,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from plasticity_lightning.measures.selectivity import mixed_selectivity, mixing_index, variance_shares
-from plasticity_lightning.protocols import HasPrediction
+from plasticity_lightning.protocols import CoverageRow, HasPrediction
+from plasticity_lightning.runtime.coverage import announce_coverage
 
 __all__ = ["SelectivityMonitor"]
 
@@ -62,6 +63,18 @@ class SelectivityMonitor(Callback):
             raise MisconfigurationException(
                 "SelectivityMonitor runs in one process: each of several has the states of its lanes only"
             )
+        if stage == "fit":
+            announce_coverage(trainer)
+
+    def coverage(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[CoverageRow]:
+        """The neurons' states in probes, and the readouts where there are two outcomes to compare."""
+        rows = [CoverageRow("SelectivityMonitor", "last_input", "watched", "probes only, measured with the last trial")]
+        several = cast(HasPrediction, pl_module).n_outcomes > 1
+        reason = "mixing of time and outcomes" if several else "one outcome only: no contrast to compare time with"
+        return [
+            *rows,
+            CoverageRow("SelectivityMonitor", "readout_weight", "watched" if several else "left out", reason),
+        ]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

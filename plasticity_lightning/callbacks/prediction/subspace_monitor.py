@@ -21,8 +21,9 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from plasticity_lightning.measures.subspaces import null_angles, principal_angles, random_directions
-from plasticity_lightning.protocols import HasPrediction
+from plasticity_lightning.protocols import CoverageRow, HasPrediction
 from plasticity_lightning.readouts.consolidation import consolidate
+from plasticity_lightning.runtime.coverage import announce_coverage
 
 __all__ = ["NULLS", "SubspaceMonitor", "subspace_angles"]
 
@@ -77,6 +78,13 @@ class SubspaceMonitor(Callback):
             raise MisconfigurationException(
                 "SubspaceMonitor runs in one process: each of several has the states of its lanes only"
             )
+        if stage == "fit":
+            announce_coverage(trainer)
+
+    def coverage(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> list[CoverageRow]:
+        """Readouts and states."""
+        how = f"every {self.every} trials"
+        return [CoverageRow("SubspaceMonitor", name, "watched", how) for name in ("readout_weight", "last_input")]
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int

@@ -63,6 +63,7 @@ class ImageClassificationDataModule(LightningDataModule, ABC):
         DataArgumentError: if an argument is out of range.
     """
 
+    in_memory: ClassVar[bool] = True  # worker processes would only cost
     n_classes: ClassVar[int]
     image_shape: ClassVar[tuple[int, int, int]]
     class_names: ClassVar[tuple[str, ...]]

@@ -7,7 +7,7 @@ the task (key = task * rows + row), so that a batch depends on its keys alone.
 
 import hashlib
 from abc import ABC, abstractmethod
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import LightningDataModule
@@ -43,6 +43,8 @@ class TaskStream(LightningDataModule, ABC):
     Raises:
         DataArgumentError: if an argument is out of range.
     """
+
+    in_memory: ClassVar[bool] = True  # worker processes would only cost
 
     def __init__(self, epochs_per_task: int = 1, batch_size: int = 128, seed: int = 0) -> None:
         super().__init__()
