@@ -16,7 +16,7 @@ _COMMANDS = {
     "fit": "train a recipe, then test it",
     "validate": "one pass over the validation data",
     "test": "one pass over the test data",
-    "predict": "predictions for the prediction data",
+    "predict": "predictions for the prediction data, into predictions.pt",
     "diagnose": "measures of plasticity of a checkpoint, layer by layer",
     "diagnose-liquid": "branching factor, rates and kernel ranks of a checkpoint's liquid",
     "pruning-plasticity": "prune checkpoints, continue training, compare with the unpruned network",

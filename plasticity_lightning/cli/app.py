@@ -14,7 +14,7 @@ from typing import Any
 import lightning.pytorch.callbacks
 from jsonargparse import Namespace
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar
+from lightning.pytorch.callbacks import BasePredictionWriter, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
@@ -28,6 +28,7 @@ import plasticity_lightning.data
 import plasticity_lightning.modules
 import plasticity_lightning.runtime
 from plasticity_lightning.cli.errors import cause, distil
+from plasticity_lightning.cli.predictions import PredictionFile
 from plasticity_lightning.cli.quiet import quieten, quieten_workers
 from plasticity_lightning.cli.resume_settings import compare_settings, merged_settings, refuse_loss
 from plasticity_lightning.cli.runs import claim_run_dir, resolve_checkpoint
@@ -257,6 +258,8 @@ class PlasticityCLI(LightningCLI):
             callbacks.append(PhaseProgressBar())
         if self.subcommand == "fit" and not config.fast_dev_run:
             self._open_run([c for c in callbacks if isinstance(c, AtomicCheckpoint)])
+        if self.subcommand == "predict" and not any(isinstance(c, BasePredictionWriter) for c in listed):
+            callbacks.append(PredictionFile(self.run_dir or self.root))
         settings: dict[str, Any] = {"callbacks": callbacks, "default_root_dir": str(self.root)}
         if config.logger is None or config.logger is True:
             version = self.run_dir.name if self.run_dir is not None and self.subcommand == "fit" else None

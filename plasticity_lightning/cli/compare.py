@@ -120,6 +120,7 @@ def _cell(runs: Sequence[Run], tag: str, part: slice) -> str:
 
 
 def _plot(groups: Sequence[Group], tags: Sequence[str], output: Path) -> None:
+    from plasticity_lightning.runtime.atomic_file import atomic_file  # torch
     from plasticity_lightning.studies.comparison import over_tasks
     from plasticity_lightning.viz.compare import Curve, comparison_figure
 
@@ -131,7 +132,5 @@ def _plot(groups: Sequence[Group], tags: Sequence[str], output: Path) -> None:
         for tag in tags
     }
     figure = comparison_figure({tag: ("task" if over_tasks(tag) else "batch", panels[tag]) for tag in tags})
-    output.parent.mkdir(parents=True, exist_ok=True)
-    temporary = output.with_name(f".{output.name}.tmp")
-    figure.savefig(temporary, format=output.suffix[1:])
-    temporary.replace(output)
+    with atomic_file(output) as file:
+        figure.savefig(file, format=output.suffix[1:])

@@ -225,6 +225,11 @@ def _print(monitor: PlasticityMonitor, asked: bool) -> None:
     missing = [name for name in monitor.measures if name not in found]
     if missing and asked:
         raise UserError(f"--measures {','.join(missing)}: one training step on one batch gives no value")
+    if not found:
+        raise UserError(
+            "no measure finds anything here: no activation, matrix or gradient takes part in a training step; "
+            "`plasticity test` tells the module's own scores"
+        )
     for title, needs in _TABLES.items():
         layers: dict[str, dict[str, float]] = {}
         groups: dict[str, dict[str, float]] = {}

@@ -48,13 +48,14 @@ def prediction_rules(args: list[str]) -> int:
         runs[label if equals else Path(place).name] = read_rule_run(Path(place))
     _print(runs)
     if options.output is not None:
+        from plasticity_lightning.runtime.atomic_file import atomic_file
         from plasticity_lightning.viz import adaptation_curves
 
         panels = curves_by_change(runs)
         if not panels:
             raise UserError("--output: nothing changes in these runs, there are no curves to draw")
-        options.output.parent.mkdir(parents=True, exist_ok=True)
-        adaptation_curves(panels).savefig(options.output)
+        with atomic_file(options.output) as file:
+            adaptation_curves(panels).savefig(file, format=options.output.suffix[1:])
         print(f"figure: {options.output}")
     return 0
 

@@ -6,11 +6,13 @@ table and writes CSV, JSON and the figure. Callbacks that save, and those that p
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, LearningRateMonitor
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from rich.table import Table
 
 from plasticity_lightning.callbacks.sparse_training.one_shot_pruning import PruneShare
@@ -125,6 +127,8 @@ class _StudyCLI(PlasticityCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         config = self.config[_COMMAND]
+        # they are left out on purpose
+        warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided")
         plan = arms(config.prune_rates, config.shares, config.regenerate)
         folder = Path(config.output) if config.output else claim_run_dir(self.root / "pruning_plasticity")
         outcomes: list[Outcome] = []
@@ -137,6 +141,8 @@ class _StudyCLI(PlasticityCLI):
                     f"{len(outcomes)}/{len(plan) * len(self.checkpoints)}: epoch {outcome.epoch}, {outcome.share} "
                     f"{outcome.rate:.0%}{', regenerated' if outcome.regenerate else ''}: {outcome.plasticity:+.4f}"
                 )
+        except MisconfigurationException as error:  # a module that cannot be pruned, found as each Trainer sets up
+            raise UserError(str(error)) from error
         except StudyStopped as stop:
             self.exit_status = 128 + stop.signal_number
             print(f"stopped on request; finished outcomes, if any: {folder}/")

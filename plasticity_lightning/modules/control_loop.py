@@ -16,6 +16,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
@@ -396,6 +397,8 @@ class ControlLoop(LightningModule):
         if self.trainer.sanity_checking:
             return
         self.evaluations += 1
+        if not self._training_goes_on():
+            return
         metrics = self.trainer.callback_metrics
         names = [name for name in ("eval/return", "eval/episode_steps") if name in metrics]
         self._log_at_frame({name: float(metrics[name]) for name in names})
@@ -417,9 +420,12 @@ class ControlLoop(LightningModule):
     def _evaluate(self, stage: str) -> None:
         episode = self.play()
         values = {f"{stage}/return": episode.score, f"{stage}/episode_steps": float(episode.steps)}
-        # the loggers get the mean at its frame, see `on_validation_epoch_end`
+        # within a fit the loggers get the mean at its frame, see `on_validation_epoch_end`
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}
-        self.log_dict(values, logger=stage == "test", **options)
+        self.log_dict(values, logger=not self._training_goes_on(), **options)
+
+    def _training_goes_on(self) -> bool:
+        return self.trainer.state.fn == TrainerFn.FITTING
 
     # checkpoints
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import torch
 from torch import Tensor
 
 import plasticity_lightning.modules  # noqa: F401 - registers the options that its checkpoints hold
 from plasticity_lightning.errors import UserError
 from plasticity_lightning.measures.prediction_record import PredictionRecord, adaptation_curves, scores
+from plasticity_lightning.runtime.checkpoint_file import read_checkpoint
 
 __all__ = ["COLUMNS", "RuleRun", "curves_by_change", "read_rule_run"]
 
@@ -46,7 +46,7 @@ def read_rule_run(folder: Path) -> RuleRun:
     found = sorted(folder.rglob("last.ckpt"), key=lambda path: path.stat().st_mtime)
     if not found:
         raise UserError(f"{folder}: no last.ckpt in it or below; give folders of finished runs, as LABEL=FOLDER")
-    kept = torch.load(found[-1], map_location="cpu", weights_only=True).get("prediction_object")
+    kept = read_checkpoint(found[-1]).get("prediction_object")
     if kept is None or kept["truth"] is None or not kept["record"]["trials"]:
         raise UserError(f"{found[-1]}: holds no record of the prediction task with its truth")
     shape = kept["record"]["trials"]["share"].shape
