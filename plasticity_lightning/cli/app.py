@@ -6,7 +6,9 @@ last|best`, the test after `fit`, and errors told in one message. Importing this
 
 import errno
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -43,6 +45,7 @@ from plasticity_lightning.runtime.rng import RNGState
 
 __all__ = ["PlasticityCLI", "exit_status", "run"]
 
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 # before training starts these are mistakes in the input, a file that is a folder among them
 _EXPECTED = (ValueError, TypeError, MisconfigurationException, UserError, OSError)
 
@@ -61,12 +64,13 @@ def exit_status(command: Callable[[], "PlasticityCLI"]) -> int:
     """The exit status of a command, which building its CLI runs; a mistake in the input becomes one message and 2."""
     quieten()
     try:
-        return command().exit_status
+        with _quiet_writers():
+            return command().exit_status
     except UserError as error:
         print(f"plasticity: error: {error}", file=sys.stderr)
         return error.status
     except OSError as error:  # of a writer that is not ours, such as TensorBoard's
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if error.errno not in _FULL:
             raise
         print(
             f"plasticity: error: the disk is full: {error}; make room and go on with --ckpt_path last", file=sys.stderr
@@ -74,6 +78,22 @@ def exit_status(command: Callable[[], "PlasticityCLI"]) -> int:
         return 2
     except SystemExit as end:  # --help, --print_config and parser errors
         return end.code if isinstance(end.code, int) else 0 if end.code is None else 1
+
+
+@contextmanager
+def _quiet_writers() -> Iterator[None]:
+    """A thread that a full disk ends, TensorBoard's, prints no traceback: the main thread meets its error and tells it."""
+    before = threading.excepthook
+
+    def told(args: threading.ExceptHookArgs) -> None:
+        if not (isinstance(args.exc_value, OSError) and args.exc_value.errno in _FULL):
+            before(args)
+
+    threading.excepthook = told
+    try:
+        yield
+    finally:
+        threading.excepthook = before
 
 
 class PlasticityParser(LightningArgumentParser):

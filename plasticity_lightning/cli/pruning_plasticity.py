@@ -21,7 +21,7 @@ from plasticity_lightning.cli.app import PlasticityCLI, RunConfig, exit_status
 from plasticity_lightning.cli.runs import claim_run_dir, resolve_checkpoint
 from plasticity_lightning.cli.tables import print_table
 from plasticity_lightning.errors import UserError
-from plasticity_lightning.runtime.atomic_file import atomic_file
+from plasticity_lightning.runtime.atomic_file import atomic_file, clear_stale
 from plasticity_lightning.studies.pruning_plasticity import (
     LearningRate,
     Outcome,
@@ -131,6 +131,7 @@ class _StudyCLI(PlasticityCLI):
         warnings.filterwarnings("ignore", message=".*callbacks used to create the checkpoint need to be provided")
         plan = arms(config.prune_rates, config.shares, config.regenerate)
         folder = Path(config.output) if config.output else claim_run_dir(self.root / "pruning_plasticity")
+        clear_stale(folder)
         outcomes: list[Outcome] = []
         study = run_study(self.build, self.checkpoints, plan, config.epochs, config.metric, config.learning_rate)
         try:

@@ -19,6 +19,7 @@ from plasticity_lightning.errors import UserError
 
 __all__ = ["FileWriteError", "atomic_file", "clear_stale"]
 
+_TEMPORARY, _MARK = ".{name}.{mark}.tmp", 8
 _REFUSED = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EIO, errno.EACCES, errno.EPERM}
 
 
@@ -53,9 +54,9 @@ def atomic_file(path: Path) -> Iterator[IO[bytes]]:
 
 
 def clear_stale(folder: Path) -> int:
-    """Remove the temporaries below `folder` that nobody is writing; returns how many."""
+    """Remove the temporaries of `atomic_file` in `folder` that nobody is writing; returns how many."""
     removed = 0
-    for temporary in folder.glob(".*.tmp"):
+    for temporary in folder.glob(_TEMPORARY.format(name="*", mark="[0-9a-f]" * _MARK)):
         try:
             with temporary.open("rb") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -68,7 +69,7 @@ def clear_stale(folder: Path) -> int:
 
 def _locked(path: Path) -> tuple[Path, IO[bytes]]:
     while True:
-        temporary = path.parent / f".{path.name}.{uuid.uuid4().hex[:8]}.tmp"
+        temporary = path.parent / _TEMPORARY.format(name=path.name, mark=uuid.uuid4().hex[:_MARK])
         file = temporary.open("x+b")
         fcntl.flock(file, fcntl.LOCK_EX)
         if os.fstat(file.fileno()).st_nlink:  # else it was taken for a stale one before it was locked

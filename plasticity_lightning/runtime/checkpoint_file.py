@@ -94,7 +94,12 @@ def verify_checkpoint(path: Path) -> None:
             size = os.fstat(file.fileno()).st_size
             if size == 0:
                 raise CheckpointError(f"{path}: the file is empty")
-            if file.read(4) != b"PK\x03\x04":
+            start = file.read(4)
+            if start[:1] == b"\x80":  # a bare pickle
+                raise CheckpointError(
+                    f"{path} is in torch's format of before version 1.6: load and save it anew with torch, if you trust it"
+                )
+            if start != b"PK\x03\x04":
                 raise CheckpointError(
                     f"{path} is no checkpoint of torch (no zip archive): it may be of another program"
                 )

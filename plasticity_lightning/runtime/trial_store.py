@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from plasticity_lightning.runtime.atomic_file import atomic_file
+from plasticity_lightning.runtime.atomic_file import atomic_file, clear_stale
 
 __all__ = ["TrialStore", "next_key"]
 
@@ -40,6 +40,8 @@ class TrialStore:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+        for folder in directory.glob("[0-9a-f][0-9a-f]"):  # what a killed process has left
+            clear_stale(folder)
 
     def path(self, key: bytes) -> Path:
         """Where a key's arrays are, or would be."""

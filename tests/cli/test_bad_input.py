@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+import types
 from pathlib import Path
 
 import pytest
@@ -50,7 +52,30 @@ def other_weights(path: Path) -> None:
     torch.save(content, path)
 
 
+def of_an_old_version(path: Path) -> None:
+    """A class that is gone stands in a checkpoint, as another version of the package may have written it."""
+    gone = types.ModuleType("plasticity_lightning.gone")
+    gone.Options = type("Options", (), {"__module__": gone.__name__})
+    content = torch.load(path, weights_only=True)
+    content["hyper_parameters"]["options"] = gone.Options()
+    sys.modules[gone.__name__] = gone
+    torch.save(content, path)
+    del sys.modules[gone.__name__]
+
+
+def without_an_entry(path: Path) -> None:
+    content = torch.load(path, weights_only=True)
+    (key,) = (key for key in content["callbacks"] if key.startswith("AtomicCheckpoint"))
+    del content["callbacks"][key]["best_score"]
+    torch.save(content, path)
+
+
 DAMAGE = {
+    "format of before version 1.6": lambda path: torch.save(
+        torch.load(path, weights_only=True), path, _use_new_zipfile_serialization=False
+    ),
+    "names plasticity_lightning.gone.Options, which a later version of the package may have moved": of_an_old_version,
+    "no entry 'best_score'; it may be of another model or of an older version": without_an_entry,
     "cut short": lambda path: path.write_bytes(path.read_bytes()[:-200]),
     "is empty": lambda path: path.write_bytes(b""),
     "no checkpoint of torch": lambda path: path.write_bytes(b"\x89PNG" * 50),

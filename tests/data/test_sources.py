@@ -186,6 +186,6 @@ def test_temporaries_of_a_killed_process_go(server, tmp_path):
     base, served = server
     (served / "data.bin").write_bytes(b"abc")
     (tmp_path / "d").mkdir()
-    (tmp_path / "d" / ".data.bin.0.tmp").write_bytes(b"half")
+    (tmp_path / "d" / ".data.bin.0123abcd.tmp").write_bytes(b"half")
     download(remote(base, b"abc"), tmp_path / "d")
     assert [path.name for path in (tmp_path / "d").iterdir()] == ["data.bin"]

@@ -114,11 +114,12 @@ def test_a_full_disk_keeps_the_old_file_and_no_temporary(tmp_path: Path) -> None
 
 
 def test_stale_temporaries_go_and_those_being_written_stay(tmp_path: Path) -> None:
-    (tmp_path / ".last.ckpt.1234.tmp").write_bytes(b"left by a killed process")
+    (tmp_path / ".last.ckpt.01234abc.tmp").write_bytes(b"left by a killed process")
+    (tmp_path / ".another.programs.tmp").write_bytes(b"not ours")
     with atomic_file(tmp_path / "other") as file:
         file.write(b"being written")
         assert clear_stale(tmp_path) == 1
-        assert [p.suffix for p in tmp_path.iterdir()] == [".tmp"]
+        assert sorted(p.name.split(".")[1] for p in tmp_path.iterdir()) == ["another", "other"]
     assert (tmp_path / "other").read_bytes() == b"being written"
 
 

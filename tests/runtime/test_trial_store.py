@@ -33,3 +33,12 @@ def test_a_damaged_file_is_named(tmp_path):
     store.path(key).write_bytes(store.path(key).read_bytes()[:20])
     with pytest.raises(ValueError, match="delete it"):
         store.get(key)
+
+
+def test_what_a_killed_process_has_left_goes(tmp_path):
+    store = TrialStore(tmp_path)
+    store.put(b"\x0a" * 16, {"x": np.zeros(3)})
+    left = store.path(b"\x0a" * 16).with_name(f".{'0a' * 16}.npz.01234abc.tmp")
+    left.write_bytes(b"half a trial")
+    assert set(TrialStore(tmp_path).get(b"\x0a" * 16)) == {"x"}
+    assert not left.exists()

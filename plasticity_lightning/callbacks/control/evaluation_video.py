@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor
 
 from plasticity_lightning.protocols import CoverageRow, RecordsEpisodes
+from plasticity_lightning.runtime.atomic_file import atomic_file
 from plasticity_lightning.runtime.coverage import announce_coverage
 from plasticity_lightning.runtime.updates import progress_of
 
@@ -110,8 +111,8 @@ class EvaluationVideo(Callback):
         scenes = scenes[:: self.every_nth]
         video, frame = animated_gif(scenes, self.frames_per_second), progress_of(pl_module, "frame") or 0
         if self._folder is not None:
-            Path(self._folder).mkdir(parents=True, exist_ok=True)
-            (Path(self._folder) / f"{stage}_{frame:09d}.gif").write_bytes(video)
+            with atomic_file(Path(self._folder) / f"{stage}_{frame:09d}.gif") as file:
+                file.write(video)
         for logger in trainer.loggers:
             if isinstance(logger, TensorBoardLogger):
                 _add_gif(logger.experiment, f"{stage}/episode", video, scenes, frame)

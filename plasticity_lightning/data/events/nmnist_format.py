@@ -18,6 +18,7 @@ import numpy as np
 
 from plasticity_lightning.data.errors import DataFormatError
 from plasticity_lightning.data.events.event_batches import Events
+from plasticity_lightning.data.zip_members import read_member
 from plasticity_lightning.errors import UserError
 
 __all__ = ["NMNISTRecordings", "decode_events", "encode_events", "import_tonic_reader"]
@@ -103,13 +104,7 @@ class NMNISTRecordings:
         if not self.zipped:
             return decode_events((self.path / name).read_bytes(), str(self.path / name))
         try:
-            archive = self._open_archive()
-            size = archive.getinfo(name).file_size
-            if size > _MOST_BYTES:
-                raise DataFormatError(
-                    f"{self.path}: {name} expands to {size} bytes; a recording has at most {_MOST_BYTES}."
-                )
-            content = archive.read(name)
+            content = read_member(self._open_archive(), name, _MOST_BYTES, "a recording has at most")
         except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:
             raise DataFormatError(f"{self.path}: {name} cannot be read ({error}).") from None
         return decode_events(content, f"{self.path}: {name}")

@@ -18,6 +18,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 
 from plasticity_lightning.data.errors import DataFormatError
+from plasticity_lightning.data.zip_members import read_member
 from plasticity_lightning.runtime.atomic_file import FileWriteError, atomic_file, clear_stale
 
 __all__ = ["read_image_zip"]
@@ -104,12 +105,9 @@ def _decode(
     images = np.empty(shape, np.uint8)
     most = _OVERHEAD + 2 * shape[1] * shape[2] * shape[3]  # no file format needs more for so many pixels
     for row, (_, info) in enumerate(entries):
-        if info.file_size > most:
-            raise DataFormatError(
-                f"{path}: {info.filename} expands to {info.file_size} bytes; an image of {shape[2]}x{shape[3]} needs at most {most}."
-            )
         try:
-            with Image.open(io.BytesIO(archive.read(info))) as image:
+            content = read_member(archive, info.filename, most, f"an image of {shape[2]}x{shape[3]} needs at most")
+            with Image.open(io.BytesIO(content)) as image:
                 if image.size != (shape[3], shape[2]):  # before it is decoded
                     raise DataFormatError(
                         f"{path}: {info.filename} is {image.size[1]}x{image.size[0]}; expected {shape[2]}x{shape[3]}."

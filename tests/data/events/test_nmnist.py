@@ -132,6 +132,14 @@ def test_damaged_zips_and_empty_folders_are_named(folder):
         NMNISTDataModule(root=str(folder), val_size=0).setup()
 
 
+def test_a_recording_that_expands_past_any_real_one_is_refused(folder):
+    path = folder / "Train.zip"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("Train/3/00001.bin", bytes(5 << 20))
+    with pytest.raises(DataFormatError, match=r"00001\.bin expands to 5242880 bytes; a recording has at most 4194304"):
+        NMNISTRecordings(path).events(0)
+
+
 def test_missing_data_and_missing_tonic_say_what_to_do(folder, monkeypatch):
     with pytest.raises(DataNotFoundError, match=r"Train\.zip and Test\.zip"):
         NMNISTDataModule(root=str(folder)).setup()

@@ -1,5 +1,7 @@
+import gzip
 import os
 import pickle
+import tarfile
 
 import numpy as np
 import pytest
@@ -74,6 +76,16 @@ def test_a_wrong_batch_is_named_with_its_fault(folder, batch, fault):
     with pytest.raises(DataFormatError, match=fault) as caught:
         read10(folder)
     assert "test_batch" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["data_batch_3", "stranger"])
+def test_a_member_that_expands_past_any_batch_is_refused_before_it_is_read(folder, name):
+    archive, member = folder / "cifar-10-python.tar.gz", tarfile.TarInfo(f"cifar-10-batches-py/{name}")
+    member.size = 1 << 40
+    with gzip.open(archive, "wb") as file:
+        file.write(member.tobuf() + bytes(10_240))  # a header that announces a terabyte
+    with pytest.raises(DataFormatError, match=f"{name} expands to {1 << 40} bytes; a CIFAR batch has at most"):
+        read10(archive)
 
 
 def test_empty_truncated_and_incomplete_files_are_refused(folder):

@@ -39,7 +39,7 @@ def test_images_that_expand_past_their_size_are_not_read(folder, monkeypatch):
     path = folder / "z.zip"
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("train/a/1.jpg", bytes(1 << 24))
-    monkeypatch.setattr(zipfile.ZipFile, "read", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(zipfile.ZipFile, "open", lambda *_: pytest.fail("it was read"))
     with pytest.raises(DataFormatError, match=r"1\.jpg expands to 16777216 bytes; an image of 32x32 needs at most"):
         read_image_zip(path, "train", ("a",), (32, 32), folder / "c")
 
