@@ -3,12 +3,23 @@
 import pytest
 import torch
 from lightning.pytorch import Callback, LightningModule
+from lightning.pytorch.callbacks import EMAWeightAveraging, StochasticWeightAveraging
 from torch import nn
 from torch._dynamo import eval_frame
 from torch.nn import functional
 from torch.overrides import _get_current_function_mode_stack
 
-from plasticity_lightning.callbacks import ContinualBackprop, PlasticityMonitor, PruneRegrowScheduler, ReDo, Reset
+from plasticity_lightning.callbacks import (
+    ContinualBackprop,
+    L2Init,
+    ModuleTransform,
+    Parseval,
+    PlasticityInjection,
+    PlasticityMonitor,
+    PruneRegrowScheduler,
+    ReDo,
+    Reset,
+)
 from plasticity_lightning.networks import MLP
 from plasticity_lightning.networks.small import SmallCNN
 from tests.callbacks.toy_networks import Classifier, images, trainer
@@ -171,3 +182,82 @@ def test_a_measure_of_the_monitor_triggers_a_reset_and_is_whole_again():
     assert [events for _, events in seen] == [1] * len(seen)  # in the batch that was measured, and once
     assert watching.latest["plasticity/fau/network/network.act_2"] > 0
     assert module.network.hidden_2.bias.abs().max() < 1
+
+
+class Manual(Classifier):
+    """Steps by hand if asked to."""
+
+    def __init__(self, manual):
+        super().__init__()
+        self.automatic_optimization = not manual
+
+    def training_step(self, batch, batch_idx):
+        loss = functional.cross_entropy(self.net(batch[0]), batch[1])
+        if not self.automatic_optimization:
+            self.optimizers().zero_grad()
+            self.manual_backward(loss)
+            self.optimizers().step()
+        return loss
+
+
+class GradientOfTheLoss(Callback):
+    """Keeps the gradients before each step, at its turn, which is the first."""
+
+    def __init__(self):
+        self.seen = []
+
+    def on_before_optimizer_step(self, trainer, pl_module, optimizer):
+        self.seen.append({name: p.grad.clone() for name, p in pl_module.named_parameters()})
+
+
+class Growth(Callback):
+    """Keeps the gradients by which a scheduler grows."""
+
+    def __init__(self, scheduler):
+        self.scheduler, self.used = scheduler, []
+
+    def on_train_start(self, trainer, pl_module):
+        group = self.scheduler.groups[0]
+        update = group._update
+
+        def watched():
+            self.used.append({name: gradient.clone() for name, gradient in group._gradients.items()})
+            return update()
+
+        group._update = watched
+
+
+@pytest.mark.parametrize("penalty", [lambda: L2Init(5.0), lambda: Parseval(0.5)], ids=["l2_init", "parseval"])
+@pytest.mark.parametrize("manual", [False, True])
+def test_growth_follows_the_gradient_of_the_loss_whatever_penalty_comes_first(penalty, manual):
+    masks = []
+    for order in ("penalty first", "penalty last", "between two penalties"):
+        torch.manual_seed(0)
+        scheduler = PruneRegrowScheduler("rigl", 0.7, every=3, prune_rate=0.5, regrow_end=1.0, summary=False)
+        listed = [scheduler, penalty()] if order == "penalty last" else [penalty(), scheduler]
+        if order == "between two penalties":
+            listed.append(Parseval(0.1) if isinstance(listed[0], L2Init) else L2Init(1.0))
+        true, growth = GradientOfTheLoss(), Growth(scheduler)
+        trainer([true, *listed, growth], max_epochs=2).fit(Manual(manual), images(48))
+        assert len(growth.used) >= 2
+        for i, used in enumerate(growth.used):  # after steps 3, 6, ...
+            assert len(used) == 3
+            assert all(torch.equal(gradient, true.seen[3 * i + 2][name]) for name, gradient in used.items()), order
+        masks.append(scheduler.masks)
+    assert all(torch.equal(mask, masks[1][name]) for name, mask in masks[0].items())
+
+
+@pytest.mark.parametrize("average", [lambda: EMAWeightAveraging(decay=0.5), lambda: StochasticWeightAveraging(0.01, 1)])
+@pytest.mark.parametrize(
+    "change", [lambda: PlasticityInjection(["net.6"], at=1000), lambda: ModuleTransform("layer_norm", ["net.4"])]
+)
+def test_averages_of_the_weights_may_stand_before_what_changes_the_module(average, change):
+    ends = []
+    for first in (True, False):
+        torch.manual_seed(0)
+        module = Classifier()
+        callbacks = [average(), change()] if first else [change(), average()]
+        trainer(callbacks, max_epochs=3).fit(module, images(32))
+        ends.append(dict(module.named_parameters()))
+    assert ends[0].keys() == ends[1].keys()
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])

@@ -13,6 +13,7 @@ from plasticity_lightning.callbacks.interventions.anchored import Anchored
 from plasticity_lightning.callbacks.interventions.triggered import optimizers_of
 from plasticity_lightning.interventions.l2_init import add_anchor_gradient, pull_to_anchors, squared_distance
 from plasticity_lightning.runtime.clock import logging_due
+from plasticity_lightning.runtime.loss_gradient import adding_to_gradients
 from plasticity_lightning.runtime.weight_gate import changing_weights
 
 __all__ = ["L2Init"]
@@ -58,6 +59,7 @@ class L2Init(Anchored):
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Add the gradient of the penalty for the parameters of this optimiser."""
         if not self.decoupled:
+            adding_to_gradients(pl_module, optimizer)
             for group in optimizer.param_groups:
                 add_anchor_gradient(*self.pairs(group["params"]), self.strength)
 

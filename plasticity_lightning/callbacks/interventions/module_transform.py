@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, parametrize
 from plasticity_lightning.interventions.module_transform import CReLU, LayerNormed, insert_crelu
 from plasticity_lightning.measures.isolation import undisturbed
 from plasticity_lightning.protocols import CoverageRow
+from plasticity_lightning.runtime.averaged_copies import copy_again
 from plasticity_lightning.runtime.coverage import announce_coverage
 
 __all__ = ["ModuleTransform"]
@@ -63,6 +64,8 @@ class ModuleTransform(Callback):
             for name in chosen:
                 self._transform(pl_module, name)
                 self._transformed.setdefault(name)
+        if stage == "fit":
+            copy_again(trainer, pl_module)
 
     def coverage(self, trainer: Trainer, pl_module: LightningModule) -> list[CoverageRow]:
         """See `protocols.HasCoverage`."""

@@ -16,6 +16,7 @@ from plasticity_lightning.interventions.parseval import add_parseval_gradient, p
 from plasticity_lightning.protocols import CoverageRow
 from plasticity_lightning.runtime.clock import logging_due
 from plasticity_lightning.runtime.coverage import announce_coverage
+from plasticity_lightning.runtime.loss_gradient import adding_to_gradients
 
 __all__ = ["Parseval"]
 
@@ -78,6 +79,7 @@ class Parseval(Callback):
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Add the gradient of the penalty for the weights of this optimiser."""
+        adding_to_gradients(pl_module, optimizer)
         for group in optimizer.param_groups:
             for parameter in group["params"]:
                 if id(parameter) in self._weights:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from plasticity_lightning.callbacks.interventions.triggered import TriggeredIntervention, broadcast
 from plasticity_lightning.interventions.initialise import Initialiser, fresh_layer
 from plasticity_lightning.interventions.plasticity_injection import InjectableHead
+from plasticity_lightning.runtime.averaged_copies import copy_again
 from plasticity_lightning.runtime.clock import Unit
 from plasticity_lightning.runtime.lightning_classes import is_lightning
 
@@ -81,6 +82,8 @@ class PlasticityInjection(TriggeredIntervention):
                 raise MisconfigurationException(f"PlasticityInjection: {name}: {error}") from error
             parent, _, child = name.rpartition(".")
             setattr(names[parent], child, InjectableHead(names[name]))
+        if stage == "fit":
+            copy_again(trainer, pl_module)
         if is_lightning(trainer.strategy, "DDPStrategy") and not trainer.strategy._ddp_kwargs.get(
             "find_unused_parameters"
         ):

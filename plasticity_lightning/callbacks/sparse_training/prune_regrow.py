@@ -27,6 +27,7 @@ from plasticity_lightning.protocols import CoverageRow
 from plasticity_lightning.runtime.coverage import announce_coverage
 from plasticity_lightning.runtime.exact_loops import left
 from plasticity_lightning.runtime.lightning_classes import keeps_parameters_whole
+from plasticity_lightning.runtime.loss_gradient import read_loss_gradient
 from plasticity_lightning.runtime.weight_gate import changing_weights
 from plasticity_lightning.schedules import ScheduleName
 from plasticity_lightning.sparsity.allocation import AllocationName
@@ -170,6 +171,7 @@ class PruneRegrowScheduler(MaskKeeper):
         self._batch: Any = None
         self._fates: dict[str, Fate] = {}
         self._loaded: dict[str, Any] | None = None
+        self._has_read: set[int] = set()  # groups whose gradient of this step has been kept
         self._resumed = False
 
     @property
@@ -221,6 +223,7 @@ class PruneRegrowScheduler(MaskKeeper):
                 group.optimizer.register_step_pre_hook(self._before(group)),
                 group.optimizer.register_step_post_hook(self._after(group, trainer, pl_module)),
             ]
+        self._handles.append(read_loss_gradient(pl_module, self._read))
         self.keep(trainer, pl_module)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -246,13 +249,15 @@ class PruneRegrowScheduler(MaskKeeper):
         self._batch = batch
         self._watch.start(pl_module, self.groups, logging=self.report.due(trainer))
 
+    def on_after_backward(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """There are new gradients to be read."""
+        self._has_read.clear()
+
     def on_before_optimizer_step(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, optimizer: Optimizer
     ) -> None:
         """Keep the gradient, unscaled, accumulated and not yet clipped, if the coming step changes the masks."""
-        for group in self.groups:
-            if group.optimizer is getattr(optimizer, "optimizer", optimizer):  # LightningOptimizer wraps it
-                group.before_step()
+        self._read(optimizer)
 
     def on_train_batch_end(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -325,6 +330,14 @@ class PruneRegrowScheduler(MaskKeeper):
         for group, state in zip(self.groups, loaded["groups"], strict=True):
             group.load_state_dict(state)
 
+    def _read(self, optimizer: Optimizer) -> None:
+        """Before the first callback adds to the gradients, or when it is this one's turn."""
+        for group in self.groups:
+            # LightningOptimizer wraps it
+            if group.optimizer is getattr(optimizer, "optimizer", optimizer) and id(group) not in self._has_read:
+                self._has_read.add(id(group))
+                group.before_step()
+
     def _before(self, group: SparseParameters) -> Callable[..., None]:
         def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
             # with a closure the gradient is computed inside the step; Lightning then calls on_before_optimizer_step
@@ -337,6 +350,7 @@ class PruneRegrowScheduler(MaskKeeper):
         self, group: SparseParameters, trainer: pl.Trainer, pl_module: pl.LightningModule
     ) -> Callable[..., None]:
         def hook(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+            self._has_read.discard(id(group))
             self._observe(group)
             if not group.scoring_left and not group.plan.due(group.step + 1):
                 group.after_step()
