@@ -11,7 +11,7 @@ Source: Ivanov & Michmizos, NeurIPS 2021, and their published code.
 from __future__ import annotations
 
 import hashlib
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -24,6 +24,7 @@ from plasticity_lightning.spiking.encoding import SpikeTrains, ink_scale, pulse_
 from plasticity_lightning.spiking.liquid import EngineName, LiquidActivity, LiquidState, NeuronParameters, Weights
 from plasticity_lightning.spiking.liquid import engine as select_engine
 from plasticity_lightning.spiking.liquid.item_batches import join_batches
+from plasticity_lightning.spiking.liquid.time_readout import time_windows, windowed_counts
 from plasticity_lightning.spiking.liquid.topology import Liquid, grid_liquid
 from plasticity_lightning.spiking.rules import APSTDP, STDP
 
@@ -51,6 +52,8 @@ class NALSM(FeatureReadout):
         freeze: whether the liquid is frozen while features are collected (the paper freezes AP-STDP's only).
         init_steps: ms per item in the initialisation phase.
         feature_steps: ms per item in the feature phase.
+        time_bins: the readout sees each neuron's spikes in so many equal parts of these, at least 1; the paper's single count is 1.
+        readout_taus: and, for each of these time constants in ms, an exponential trace of its spikes at the end. Same simulation, more features.
         rate_decay: factor per ms on all learning rates in the feature phase.
         readout: "lbfgs" and "adadelta" minimise the paper's loss, "adadelta" in the paper's way (5000 epochs); "ridge" is a closed form.
         readout_arguments: passed on to the readout solver, e.g. `{epochs: 500}`.
@@ -78,6 +81,7 @@ class NALSM(FeatureReadout):
     trace: Tensor
     calcium: Tensor
     input_scale: Tensor
+    windows: Tensor
 
     def __init__(
         self,
@@ -93,6 +97,8 @@ class NALSM(FeatureReadout):
         freeze: bool = False,
         init_steps: int = 20,
         feature_steps: int = 250,
+        time_bins: int = 1,
+        readout_taus: tuple[float, ...] = (),
         rate_decay: float = 0.99,
         readout: Literal["lbfgs", "adadelta", "ridge"] = "lbfgs",
         readout_arguments: dict[str, Any] | None = None,
@@ -109,7 +115,14 @@ class NALSM(FeatureReadout):
         neuron = from_hyperparameter(NeuronParameters, neuron)
         generator = torch.Generator().manual_seed(seed)
         liquid = grid_liquid(shape, n_inputs, weight=weight, input_density=input_density, generator=generator)
-        super().__init__(n_classes, liquid.n_neurons, readout, readout_arguments, feature_scaling, cache_dir, "int16")
+        for name, value in (("init_steps", init_steps), ("feature_steps", feature_steps)):
+            if value < 1:
+                raise ValueError(f"{name}={value} must be at least 1 ms")
+        windows = time_windows(feature_steps, time_bins, readout_taus)
+        kept = "float32" if readout_taus else "int16"
+        super().__init__(
+            n_classes, len(windows) * liquid.n_neurons, readout, readout_arguments, feature_scaling, cache_dir, kept
+        )
         if rule not in ("none", "stdp", "ap_stdp"):
             raise ValueError(f"rule={rule!r} must be 'none', 'stdp' or 'ap_stdp'")
         if rule == "none" and initialise:
@@ -120,9 +133,6 @@ class NALSM(FeatureReadout):
             raise ValueError(f"carry_trace={carry_trace!r} must be 'none', 'initialise' or 'both'")
         if test_scale not in ("train", "own"):
             raise ValueError(f"test_scale={test_scale!r} must be 'train' or 'own'")
-        for name, value in (("init_steps", init_steps), ("feature_steps", feature_steps)):
-            if value < 1:
-                raise ValueError(f"{name}={value} must be at least 1 ms")
         if not 0 < rate_decay <= 1:
             raise ValueError(f"rate_decay={rate_decay} must lie in (0, 1]")
         if scale is not None and scale <= 0:
@@ -141,6 +151,7 @@ class NALSM(FeatureReadout):
         self.register_buffer("trace", torch.zeros(liquid.n_sources, dtype=torch.float64))
         self.register_buffer("calcium", torch.zeros(liquid.n_neurons, dtype=torch.float64))
         self.register_buffer("input_scale", torch.tensor(scale or 0.0, dtype=torch.float64))
+        self.register_buffer("windows", windows, persistent=False)
         self.phase = "initialise" if initialise else "features"
         self._own_scale: float | None = None
 
@@ -161,7 +172,7 @@ class NALSM(FeatureReadout):
 
     def record(self, batch: dict[str, Any]) -> LiquidActivity:
         """Simulate a batch of validation items as in feature extraction, with every liquid spike recorded."""
-        return self._simulate_features(batch, "val", record=True)
+        return self._simulate_features(batch, "val", record=True, keep_trace=False)
 
     # the phases
 
@@ -183,11 +194,14 @@ class NALSM(FeatureReadout):
             super().next_phase()
 
     def make_features(self, batch: dict[str, Any], split: str) -> Tensor:
-        """Spike counts int32 [B, N]."""
-        activity = self._simulate_features(batch, split)
+        """Spike counts int32 [B, N], or float32 [B, K * N] of K bins and traces."""
+        plain = len(self.windows) == 1
+        activity = self._simulate_features(batch, split, record=not plain)
         if split == "train":
             self._log_activity(activity, "features")
-        return activity.counts
+        if plain:
+            return activity.counts
+        return windowed_counts(cast(Tensor, activity.spikes), self.windows.cpu())
 
     @property
     def features_follow_order(self) -> bool:
@@ -225,9 +239,9 @@ class NALSM(FeatureReadout):
             self.modulator = Astrocyte(**kept)
 
     def fingerprint(self) -> str:
-        """Hash of the network with its weights, the encoding, rule, neuron and astrocyte."""
+        """Hash of the network with its weights, the encoding, rule, neuron, astrocyte and readout windows."""
         digest = hashlib.sha256()
-        for tensor in (self.source, self.target, self.weight, self.input_scale):
+        for tensor in (self.source, self.target, self.weight, self.input_scale, self.windows):
             digest.update(tensor.cpu().numpy().tobytes())
         names = ("freeze", "feature_steps", "rate_decay", "test_scale", "carry_trace", "seed")
         digest.update(repr([(n, self.hparams[n]) for n in names]).encode())
@@ -255,14 +269,16 @@ class NALSM(FeatureReadout):
             torch.distributed.broadcast(self.weight, 0)
         self._log_activity(activity, "initialise")
 
-    def _simulate_features(self, batch: dict[str, Any], split: str, record: bool = False) -> LiquidActivity:
+    def _simulate_features(
+        self, batch: dict[str, Any], split: str, record: bool = False, keep_trace: bool = True
+    ) -> LiquidActivity:
         trains = self._encode(batch, split, self.hparams["feature_steps"])
         frozen = self.hparams["freeze"]
         carry = self.features_follow_order
         state = LiquidState(self.weight.cpu(), self.trace.cpu() if carry else None)
         rule = None if frozen else self.rule
         activity, after = self._run(trains, state, "private", self.hparams["rate_decay"], rule, record)
-        if carry and not record and after.trace is not None:
+        if carry and keep_trace and after.trace is not None:
             self.trace.copy_(after.trace)
         return activity
 

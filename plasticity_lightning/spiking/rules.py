@@ -110,7 +110,8 @@ def pair_terms(
     source_spikes: Value, target_spikes: Value, source_trace: Value, target_trace: Value, at_target: Any, at_source: Any
 ) -> tuple[Value, Value]:
     """Weight change (at target spikes, at source spikes) of synapses with the rates `at_target` and `at_source` of `spike_rates`."""
-    return at_target * source_trace * target_spikes, at_source * target_trace * source_spikes
+    # as tensors the first two factors of each have the size of the sources, not that of the synapses
+    return at_target * source_trace * target_spikes, at_source * source_spikes * target_trace
 
 
 def stdp_terms(

@@ -130,6 +130,23 @@ def test_finished_chunks_outlive_a_lost_checkpoint(tmp_path: Path) -> None:
     assert torch.equal(model.readout_weight, again.readout_weight)
 
 
+def test_bins_and_traces_are_further_features_of_the_same_simulation(tmp_path: Path) -> None:
+    plain, _ = fit_and_test(tmp_path, AstrocyteFeedback(weight=0.1))
+    model, accuracy = fit_and_test(
+        tmp_path,
+        AstrocyteFeedback(weight=0.1),
+        time_bins=4,
+        readout_taus=(20.0, 50.0),
+        readout_arguments={"patience": 5},
+    )
+    assert accuracy > 0.7
+    assert model.fingerprint() != plain.fingerprint()
+    assert model.readout_weight.shape == (10, 6 * 80)
+    index = torch.arange(20)
+    bins = model.store.counts("train", index).view(20, 6, 80)[:, :4]
+    assert torch.equal(bins.sum(1), plain.store.counts("train", index).float())
+
+
 def test_carried_traces_pass_through_items_whose_counts_are_kept(tmp_path: Path) -> None:
     first, again = module(carry_trace="both"), module(carry_trace="both")
     for model in (first, again):  # the second finds all counts in the store
@@ -169,6 +186,8 @@ def test_original_quirks_run(tmp_path: Path) -> None:
         ({"weight": 4.0}, "w_max=3.0"),
         ({"readout": "svm"}, "readout='svm'"),
         ({"feature_steps": 0}, "feature_steps=0"),
+        ({"time_bins": 0}, "n_bins=0"),
+        ({"readout_taus": (-1.0,)}, "taus="),
         ({"n_classes": 1}, "n_classes=1"),
         ({"input_density": 1.5}, "input_density=1.5"),
         ({"scale": -1.0}, r"scale=-1\.0"),

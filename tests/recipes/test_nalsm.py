@@ -30,12 +30,12 @@ def root(image_root: Path) -> Path:
 
 
 def overrides(name: str, root: Path) -> list[str]:
-    if name.endswith("random_features"):
+    if "random_features" in name:
         return [*TINY[3:], "--model.init_args.n_features=50", f"--data.init_args.root={root}", "--data.init_args.val_size=20",
                 "--data.init_args.download=false"]  # fmt: skip
     if name == "nalsm/quickstart":
         return [*TINY, "--data.init_args.limit_train=60"]
-    if name == "nalsm/nmnist_emulated":
+    if name.startswith("nalsm/nmnist_emulated"):
         return [*TINY, "--data.init_args.images=digits", "--data.init_args.val_size=20", "--data.init_args.limit_train=40",
                 "--data.init_args.limit_test=20"]  # fmt: skip
     files = [*TINY, f"--data.init_args.root={root}", "--data.init_args.val_size=20"]
@@ -56,12 +56,18 @@ def test_recipe_trains_tests_and_says_where_to_look(
 
 
 def test_overlays_merge(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    arguments = ["--config", "nalsm/mnist", "--config", "nalsm/overlays/frozen", "--config", "nalsm/overlays/original"]
+    overlays = ("frozen", "original", "time_bins")
+    arguments = [
+        "--config",
+        "nalsm/mnist",
+        *(part for name in overlays for part in ("--config", f"nalsm/overlays/{name}")),
+    ]
     rest = [*overrides("nalsm/mnist", root), "--model.init_args.readout_arguments={epochs: 20, batch_size: 10}"]
     assert main(["fit", *arguments, *rest, "--trainer.default_root_dir", str(tmp_path)]) == 0
     config = (tmp_path / "version_0" / "config.yaml").read_text()
     assert "freeze: true" in config
     assert "carry_trace: both" in config
+    assert "time_bins: 5" in config
 
 
 def test_a_finished_run_is_found_again_by_test(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:

@@ -3,8 +3,8 @@
 The synaptic current obeys I <- exp(-1/tau_syn) * I; a spike of source j adds W_ij * (c_max - c_j) and sets c_j to c_max, a weight change dW
 adds dW * c_j: `synapses.saturating_synapse_step`, seen from the events. So one step costs the out-edges of the sources that fired plus the
 in-edges of the neurons that fired. Of the latter, only edges whose source has fired before in this sample can change (its trace is zero otherwise).
-Their weights live in rows, one a neuron, that grow as sources fire for the first time: the loop over a row reads weights in order and gathers the
-rest from tables of 32 bytes an entry, one cache line for all that an edge needs of its source (`side`) or of its target (`node`). Indices are
+A source gets a rank when it fires for the first time; only then are its weights copied for this sample, behind those of the ranks before it, and
+listed in the rows of their targets. So what a sample touches lies close together, in the order of the ranks. Indices are
 unsigned, which spares a test for negative ones. Everything is float64, so that rounding does not decide a spike.
 
 What a neuron, a rule and the astrocyte do in one step is not written here: the functions of `neurons`, `rules` and `astrocyte` are compiled as they
@@ -35,7 +35,19 @@ from plasticity_lightning.spiking.rules import (
     trace_step,
 )
 
-__all__ = ["Activity", "Feedback", "How", "Network", "Neuron", "Rule", "State", "Trains", "simulate_samples"]
+__all__ = [
+    "NEGLIGIBLE",
+    "START_CLOCK",
+    "Activity",
+    "Feedback",
+    "How",
+    "Network",
+    "Neuron",
+    "Rule",
+    "State",
+    "Trains",
+    "simulate_samples",
+]
 
 # Arguments of the kernel; a neuron and a rule have the fields of the dataclasses that the shared functions expect.
 Network = namedtuple("Network", "source_offset target row_offset low high n_neurons n_excitatory")
@@ -47,27 +59,33 @@ How = namedtuple("How", "plastic gated modulated carried rate_decay")
 State = namedtuple("State", "weight trace calcium")  # trace and calcium are of size 0 where they are not carried
 Activity = namedtuple("Activity", "counts n_liquid n_input modulation spikes")  # spikes is of size 0 where not recorded
 
-# What the simulation of a sample works on, arrays by liquid neuron [N], input channel [C], source [N + C] or edge [E]:
-#   v, rest [N], v_in, rest_in [C]: potential and refractory counter;  node [N, 4], side [N + C, 4]: see the columns below
-#   x [N + C]: STDP trace;  fired [N + C]: 1.0 where there was a spike in this step;  calcium, up, down [N]: of AP-STDP, with its gates as 0.0 or 1.0
-#   factor: current factors by ms since a spike, then those since the start;  since [N + C]: where in it a source's factor of step 0 would stand
-#   weight [E]: at the start of the sample, private samples share it and never write it;  slot [E]: place of a listed edge in the rows
-#   row_weight, row_source [E], row_end [N]: the rows
-#   listed [N + C]: whether a source's edges are in the rows;  order: the listed sources
-#   is_active [C]: whether a channel carries a pulse or a trace in this sample;  active: those that do;  spiked: sources that fired, liquid first
+# What the simulation of a sample works on, by liquid neuron [N], active input channel [C], source by its rank [N + C] or edge [E]:
+#   v, ready, free_at [N], v_in, ready_in, free_in [C]: potential, whether it is at the threshold, first step in which it may fire
+#   current, later [N]: synaptic current and its plastic change;  target_trace, fired [N]: STDP trace, 1.0 where there is a spike in this step
+#   calcium, up, down [N]: of AP-STDP, with its gates as 0.0 or 1.0;  no_current [C]: zeros;  resting_drive [N]: current at the start
+#   place [C]: of each channel among those that carry a pulse or a trace in this sample, else _NONE;  active [C]: those channels
+#   rank [N + C]: of each source in the order in which they first fire in this sample, _NONE before;  source: of a rank
+#   factor, trace, push, low, high, inhibitory, fires: of a rank: current factor, STDP trace, change by a target's spike, bounds, kind, 1.0 at a spike
+#   weight [E]: at the start of the sample, shared by private samples, which never write it;  own [E]: copies of it, from first of a rank on
+#   row_edge, row_rank [E], row_end [N]: the in-edges of each neuron, as places in `own` and ranks;  spiked: the sources that fire, liquid first
 _Work = namedtuple(
     "_Work",
-    "v rest v_in rest_in node side x fired calcium up down factor since "
-    "weight slot row_weight row_source row_end listed order is_active active spiked resting_drive",
+    "v ready free_at v_in ready_in free_in current later target_trace fired calcium up down no_current resting_drive "
+    "place active rank source factor trace push low high inhibitory fires weight own first row_edge row_rank row_end spiked",
 )
-_CURRENT, _LATER, _TRACE, _FIRED = 0, 1, 2, 3  # of node: synaptic current, its plastic change, STDP trace, spike
-_PUSH, _LOW, _HIGH, _C = 0, 1, 2, 3  # of side: change by a target's spike, bounds of the weight, current factor
-_NEGLIGIBLE = 1e-200  # below it a decaying value is set to 0: subnormal arithmetic is a hundred times slower
-_START_CLOCK = 20.0  # ms since the last spike of every source at the start of a sample, as `SaturatingSynapse` has it
+_NONE = -1
+_USUAL_TAU = NeuronParameters().tau_mem
+NEGLIGIBLE = 1e-200  # below it a decaying value is set to 0: subnormal arithmetic is a hundred times slower
+START_CLOCK = 20.0  # ms since the last spike of every source at the start of a sample, as `SaturatingSynapse` has it
 
 
 def _part(function: Callable[..., Any]) -> Any:
     return njit(nogil=True, inline="always")(function)
+
+
+def _stage(function: Callable[..., Any]) -> Any:
+    """A part with loops of its own, which allocates nothing: numba's counting of references to the arrays of `_Work` took half of a step (`_nrt`)."""
+    return njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)(function)
 
 
 _SHARED: tuple[Any, ...] = (
@@ -90,139 +108,148 @@ def _compile(revision: str) -> Any:
     def simulate_samples(first, last, network, trains, neuron, rule, feedback, how, state, activity):  # type: ignore[no-untyped-def]
         """Simulate samples first..last-1, filling their rows of `activity`; `state` takes what is carried from one to the next."""
         revision  # noqa: B018 - a part of the closure, hence of the key in numba's cache
-        work = _workspace(network, trains, neuron, how, state)
+        work = _workspace(network, state)
         for b in range(first, last):
-            n_active, n_listed = _start(b, work, network, trains, how, state, how.carried or b == first)
-            n_listed = _run(b, n_active, n_listed, work, network, trains, neuron, rule, feedback, how, activity)
-            _hand_on(n_listed, work, network, how, state)
+            n_active, n_ranked = _start(b, work, network, trains, neuron, how, state, how.carried or b == first)
+            n_ranked = _run(b, n_active, n_ranked, work, network, trains, neuron, rule, feedback, how, activity)
+            _hand_on(n_ranked, work, network, how, state)
 
     return simulate_samples
 
 
 @_part
-def _workspace(network, trains, neuron, how, state):  # type: ignore[no-untyped-def]
+def _workspace(network, state):  # type: ignore[no-untyped-def]
     n, n_sources, n_edges = network.n_neurons, network.source_offset.size - 1, network.target.size
-    side = np.zeros((n_sources, 4))
-    side[:, _LOW] = network.low
-    side[:, _HIGH] = network.high
+    c = n_sources - n
     return _Work(
         np.empty(n),
+        np.zeros((n + 7) // 8 * 8, dtype=np.uint8),
         np.empty(n, dtype=np.int64),
-        np.empty(n_sources - n),
-        np.empty(n_sources - n, dtype=np.int64),
-        np.zeros((n, 4)),
-        side,
-        np.empty(n_sources),
-        np.zeros(n_sources),
+        np.empty(c),
+        np.zeros((c + 7) // 8 * 8, dtype=np.uint8),
+        np.empty(c, dtype=np.int64),
+        np.empty(n),
         np.zeros(n),
+        np.empty(n),
+        np.zeros(n),
+        np.empty(n),
         np.ones(n),
         np.ones(n),
-        _factors(trains.n_steps, neuron),
+        np.zeros(c),
+        np.empty(n),
+        np.empty(c, dtype=np.int64),
+        np.empty(c, dtype=np.int64),
         np.empty(n_sources, dtype=np.int64),
+        np.empty(n_sources, dtype=np.int64),
+        np.empty(n_sources),
+        np.empty(n_sources),
+        np.empty(n_sources),
+        np.empty(n_sources),
+        np.empty(n_sources),
+        np.empty(n_sources, dtype=np.bool_),
+        np.zeros(n_sources),
         state.weight,
-        np.empty(n_edges, dtype=np.uint32),
         np.empty(n_edges),
+        np.zeros(n_sources + 1, dtype=np.int64),
+        np.empty(n_edges, dtype=np.uint32),
         np.empty(n_edges, dtype=network.target.dtype),
         np.empty(n, dtype=np.int64),
-        np.empty(n_sources, dtype=np.bool_),
         np.empty(n_sources, dtype=np.int64),
-        np.empty(n_sources - n, dtype=np.bool_),
-        np.empty(n_sources - n, dtype=np.int64),
-        np.empty(n_sources, dtype=np.int64),
-        np.zeros(n),
     )
 
 
-@_part
-def _factors(n_steps, neuron):  # type: ignore[no-untyped-def]
-    """Current factor after 0..n_steps steps of decay, from its maximum and from the value at the start of a sample."""
-    factor = np.empty(2 * (n_steps + 1))
-    factor[0] = 1.0 / neuron.tau_syn
-    factor[n_steps + 1] = np.exp(-_START_CLOCK / neuron.tau_syn) / neuron.tau_syn
-    for k in range(1, factor.size):
-        if k != n_steps + 1:
-            factor[k] = factor[k - 1] * np.exp(-1.0 / neuron.tau_syn) if factor[k - 1] > _NEGLIGIBLE else 0.0
-    return factor
-
-
-@_part
-def _start(b, work, network, trains, how, state, new_weights):  # type: ignore[no-untyped-def]
-    """Everything at rest, apart from what is carried; returns the numbers of active channels and of listed sources."""
+@_stage
+def _start(b, work, network, trains, neuron, how, state, new_weights):  # type: ignore[no-untyped-def]
+    """Everything at rest, apart from what is carried; returns the numbers of active channels and of ranked sources."""
     n = network.n_neurons
-    c_start = work.factor[trains.n_steps + 1]
     if new_weights:
-        work.resting_drive[:] = 0.0
-        for e in range(network.target.size):
-            work.resting_drive[network.target[e]] += work.weight[e] * c_start
+        drive, weight, target, factor = work.resting_drive, work.weight, network.target, _start_factor(neuron)
+        drive[:] = 0.0
+        for e in range(target.size):
+            drive[target[e]] += weight[e] * factor
     work.v[:] = 0.0
     work.v_in[:] = 0.0
-    work.rest[:] = 0
-    work.rest_in[:] = 0
-    work.node[:, _CURRENT] = work.resting_drive
-    work.since[:] = trains.n_steps + 1
-    work.is_active[:] = False
-    work.listed[:] = False
-    work.row_end[:] = network.row_offset[:n]
-    n_active, n_listed = 0, 0
+    work.free_at[:] = 0
+    work.free_in[:] = 0
+    _copy(work.resting_drive, 0, work.current, 0, n)
+    work.target_trace[:] = 0.0
+    work.place[:] = _NONE
+    work.rank[:] = _NONE
+    _copy(network.row_offset, 0, work.row_end, 0, n)
+    n_active, n_ranked = 0, 0
     if state.trace.size > 0:
-        work.x[:] = state.trace
-        for j in range(work.x.size):
-            if work.x[j] > 0.0:
-                n_listed = _list_source(j, n_listed, work, network)
-                if j >= n:
-                    work.is_active[j - n] = True
-                    work.active[n_active] = j - n
-                    n_active += 1
-    else:
-        work.x[:] = 0.0
-    work.node[:, _TRACE] = work.x[:n]
+        for j in range(state.trace.size):
+            if state.trace[j] > 0.0:
+                work.spiked[n_ranked] = j
+                n_ranked += 1
+        _rank_new(n_ranked, 0, _start_factor(neuron), work, network, how)
+        for k in range(n_ranked):
+            j = work.source[k]
+            work.trace[k] = state.trace[j]
+            if j < n:
+                work.target_trace[j] = state.trace[j]
+            else:
+                n_active = _activate(j - n, n_active, work.place, work.active)
+    work.calcium[:] = 0.0
     if state.calcium.size > 0:
-        work.calcium[:] = state.calcium
-    else:
-        work.calcium[:] = 0.0
+        _copy(state.calcium, 0, work.calcium, 0, n)
+    place, active = work.place, work.active
     for k in range(trains.offsets[b * trains.n_steps], trains.offsets[(b + 1) * trains.n_steps]):
-        a = trains.channels[k]
-        if not work.is_active[a]:
-            work.is_active[a] = True
-            work.active[n_active] = a
-            n_active += 1
-    return n_active, n_listed
+        n_active = _activate(trains.channels[k], n_active, place, active)
+    at_rest = np.uint8(1 if neuron.v_threshold <= 0.0 else 0)  # the potential is 0 at the start
+    work.ready[:n] = at_rest
+    work.ready_in[:n_active] = at_rest
+    work.ready_in[n_active:] = 0
+    return n_active, n_ranked
+
+
+@_stage
+def _copy(values, begin, into, to, size):  # type: ignore[no-untyped-def]
+    values, into = values[begin : begin + size], into[to : to + size]
+    for e in range(size):
+        into[e] = values[e]
 
 
 @_part
-def _list_source(j, n_listed, work, network):  # type: ignore[no-untyped-def]
-    """Append the out-edges of source j to the rows of their targets; returns the number of listed sources."""
-    work.listed[j] = True
-    work.order[n_listed] = j
-    for e in range(network.source_offset[j], network.source_offset[j + 1]):
-        p = work.row_end[network.target[e]]
-        work.slot[e] = p
-        work.row_weight[p] = work.weight[e]
-        work.row_source[p] = j
-        work.row_end[network.target[e]] = p + 1
-    return n_listed + 1
+def _start_factor(neuron):  # type: ignore[no-untyped-def]
+    """Current factor of every source at the start of a sample."""
+    return np.exp(-START_CLOCK / neuron.tau_syn) / neuron.tau_syn
 
 
 @_part
-def _run(b, n_active, n_listed, work, network, trains, neuron, rule, feedback, how, activity):  # type: ignore[no-untyped-def]
-    """All steps of sample b; returns the number of listed sources."""
+def _activate(channel, n_active, place, active):  # type: ignore[no-untyped-def]
+    """Put a channel among the active ones; returns how many there are."""
+    if place[channel] == _NONE:
+        place[channel] = n_active
+        active[n_active] = channel
+        n_active += 1
+    return n_active
+
+
+@_stage
+def _run(b, n_active, n_ranked, work, network, trains, neuron, rule, feedback, how, activity):  # type: ignore[no-untyped-def]
+    """All steps of sample b; returns the number of ranked sources."""
     lr, w_astro, b_astro = rule.lr, feedback.weight, feedback.bias
     depression = b_astro if how.modulated else lr
+    decay, unranked = np.exp(-1.0 / neuron.tau_syn), _start_factor(neuron)
     for t in range(trains.n_steps):
-        n_spiked, sensed = _fire_liquid(b, t, work, network, neuron, feedback, activity)
+        n_spiked, sensed = _fire_liquid(b, t, work, neuron, feedback, activity)
         n_fired, sensed_input = _fire_inputs(b, t, n_active, n_spiked, work, network, trains, neuron, feedback)
         activity.n_liquid[b, t] = n_spiked
         activity.n_input[b, t] = n_fired - n_spiked
+        n_ranked = _rank_new(n_fired, n_ranked, unranked, work, network, how)
         if how.gated:
             _gate(work, rule)
         if how.plastic:
-            n_listed = _deliver_and_learn(t, n_fired, n_listed, lr, depression, work, network, how)
+            _deliver_and_learn(n_fired, lr, depression, decay, work, network, neuron, how)
         else:
-            _deliver(t, n_fired, work, network)
-        _integrate(n_spiked, work, neuron)
+            _deliver(n_fired, work, network, neuron)
+        _charge_all(work.v, work.current, work.ready, work.v.size, neuron)
+        _decay(n_ranked, decay, work, how)
+        unranked = _decayed(unranked, decay)
         if how.plastic:
-            _learn_at_targets(t, n_spiked, n_fired, n_listed, lr, depression, work, network, how)
-            _trace(n_listed, work, rule)
+            _learn_at_targets(n_spiked, n_ranked, lr, depression, work, network, how)
+            _trace(n_fired, n_ranked, work, rule)
             if how.modulated:
                 depression = _astrocyte_step(depression, sensed, sensed_input, w_astro, b_astro, feedback.tau)
             activity.modulation[b, t] = depression
@@ -230,109 +257,169 @@ def _run(b, n_active, n_listed, work, network, trains, neuron, rule, feedback, h
             depression *= how.rate_decay
             w_astro *= how.rate_decay
             b_astro *= how.rate_decay
-        for k in range(n_fired):
-            work.fired[work.spiked[k]] = 0.0
         for k in range(n_spiked):
-            work.node[work.spiked[k], _FIRED] = 0.0
-    return n_listed
+            work.fired[work.spiked[k]] = 0.0
+    return n_ranked
 
 
-@_part
-def _fire_liquid(b, t, work, network, neuron, feedback, activity):  # type: ignore[no-untyped-def]
-    """Spike test and reset; returns the number of spikes and that of sensed ones."""
-    n_spiked, sensed = 0, 0
-    for i in range(network.n_neurons):
-        if work.v[i] >= neuron.v_threshold and work.rest[i] <= 0:
-            work.spiked[n_spiked] = i
-            n_spiked += 1
+@_stage
+def _fire_liquid(b, t, work, neuron, feedback, activity):  # type: ignore[no-untyped-def]
+    """Spikes and reset; returns the number of spikes and that of sensed ones."""
+    spiked, v, fired, free_at, counts = work.spiked, work.v, work.fired, work.free_at, activity.counts
+    n_spiked, sensed = _spikes(t, work.ready, free_at, spiked, 0, neuron), 0
     for k in range(n_spiked):
-        i = work.spiked[k]
-        work.v[i] = neuron.v_reset
-        work.node[i, _FIRED] = 1.0
-        work.fired[i] = 1.0
-        activity.counts[b, i] += 1
+        i = spiked[k]
+        v[i] = neuron.v_reset
+        fired[i] = 1.0
+        counts[b, i] += 1
         sensed += feedback.senses_liquid[i]
         if activity.spikes.size > 0:
             activity.spikes[b, t, i] = 1
     return n_spiked, sensed
 
 
-@_part
+@_stage
 def _fire_inputs(b, t, n_active, n_spiked, work, network, trains, neuron, feedback):  # type: ignore[no-untyped-def]
-    """Spike test, reset, leak and pulses of the channels; returns the number of all spikes and of sensed input spikes."""
-    n_fired, sensed = n_spiked, 0
-    for k in range(n_active):
-        a = work.active[k]
-        if work.v_in[a] >= neuron.v_threshold and work.rest_in[a] <= 0:
-            work.v_in[a] = neuron.v_reset
-            work.rest_in[a] = neuron.refractory + 1  # one more: this very step is counted down below
-            work.spiked[n_fired] = network.n_neurons + a
-            work.fired[network.n_neurons + a] = 1.0
-            n_fired += 1
-            sensed += feedback.senses_input[a]
-        work.v_in[a] = _charge(work.v_in[a], 0.0, neuron.tau_mem)
-        work.rest_in[a] -= 1
+    """Spikes, reset, leak and pulses of the channels; returns the number of all spikes and of sensed input spikes."""
+    spiked, v, ready, place, active = work.spiked, work.v_in, work.ready_in, work.place, work.active
+    n_fired, sensed = _spikes(t, ready, work.free_in, spiked, n_spiked, neuron), 0
+    for k in range(n_spiked, n_fired):
+        v[spiked[k]] = neuron.v_reset
+        a = active[spiked[k]]
+        spiked[k] = network.n_neurons + a
+        sensed += feedback.senses_input[a]
+    _charge_all(v, work.no_current, ready, n_active, neuron)
     for k in range(trains.offsets[b * trains.n_steps + t], trains.offsets[b * trains.n_steps + t + 1]):
-        work.v_in[trains.channels[k]] += neuron.pulse
+        a = place[trains.channels[k]]
+        v[a] += neuron.pulse
+        ready[a] = v[a] >= neuron.v_threshold
     return n_fired, sensed
 
 
-@_part
+@_stage
+def _spikes(t, ready, free_at, spiked, n_spiked, neuron):  # type: ignore[no-untyped-def]
+    """Append those that fire at step t to `spiked`, eight tests at once; returns its new length."""
+    words = ready.view(np.uint64)
+    for word in range(words.size):
+        if words[word] != 0:
+            for i in range(8 * word, 8 * word + 8):
+                if ready[i] and free_at[i] <= t:
+                    free_at[i] = t + 1 + neuron.refractory
+                    spiked[n_spiked] = i
+                    n_spiked += 1
+    return n_spiked
+
+
+@_stage
+def _charge_all(v, current, ready, n, neuron):  # type: ignore[no-untyped-def]
+    """Charge n neurons, and find those at the threshold."""
+    if (
+        neuron.tau_mem == _USUAL_TAU
+    ):  # the compiler makes of the division by a known power of two a product, which has the same bits
+        for i in range(n):
+            v[i] = _charge(v[i], current[i], _USUAL_TAU)
+            ready[i] = v[i] >= neuron.v_threshold
+    else:
+        for i in range(n):
+            v[i] = _charge(v[i], current[i], neuron.tau_mem)
+            ready[i] = v[i] >= neuron.v_threshold
+
+
+@_stage
+def _rank_new(n_fired, n_ranked, unranked, work, network, how):  # type: ignore[no-untyped-def]
+    """Give a rank to the sources that fire for the first time and, if weights change, copies of them, listed in the rows of their targets.
+
+    Returns the number of ranks; `unranked` is the current factor of all sources without one.
+    """
+    row_edge, row_rank, row_end, rank, first = work.row_edge, work.row_rank, work.row_end, work.rank, work.first
+    for f in range(n_fired):
+        j = work.spiked[f]
+        if rank[j] != _NONE:
+            continue
+        k = n_ranked
+        n_ranked += 1
+        rank[j] = k
+        work.source[k] = j
+        work.trace[k] = 0.0
+        work.factor[k] = unranked
+        work.low[k] = network.low[j]
+        work.high[k] = network.high[j]
+        work.inhibitory[k] = network.n_excitatory <= j < network.n_neurons
+        if how.plastic:
+            begin, end, to = network.source_offset[j], network.source_offset[j + 1], first[k]
+            first[k + 1] = to + end - begin
+            _copy(work.weight, begin, work.own, to, end - begin)
+            target = network.target[begin:end]
+            for e in range(target.size):
+                p = row_end[target[e]]
+                row_edge[p] = to + e
+                row_rank[p] = k
+                row_end[target[e]] = p + 1
+    return n_ranked
+
+
+@_stage
 def _gate(work, rule):  # type: ignore[no-untyped-def]
     """Calcium of AP-STDP, and what it lets through."""
-    for i in range(work.calcium.size):
-        work.calcium[i] = _calcium_step(work.calcium[i], work.node[i, _FIRED], rule)
-        up, down = _ap_gates(work.calcium[i], rule)
-        work.up[i] = 1.0 if up else 0.0
-        work.down[i] = 1.0 if down else 0.0
+    calcium, fired, gate_up, gate_down = work.calcium, work.fired, work.up, work.down
+    for i in range(calcium.size):
+        calcium[i] = _calcium_step(calcium[i], fired[i], rule)
+        up, down = _ap_gates(calcium[i], rule)
+        gate_up[i] = 1.0 if up else 0.0
+        gate_down[i] = 1.0 if down else 0.0
 
 
-@_part
-def _deliver(t, n_fired, work, network):  # type: ignore[no-untyped-def]
+@_stage
+def _deliver(n_fired, work, network, neuron):  # type: ignore[no-untyped-def]
     """Currents along the out-edges of the sources that fired, in a static liquid."""
-    for k in range(n_fired):
-        j = work.spiked[k]
-        gain = _saturate(t, j, work)
-        for e in range(network.source_offset[j], network.source_offset[j + 1]):
-            work.node[network.target[e], _CURRENT] += work.weight[e] * gain
+    current, spiked, rank, factor, offset = work.current, work.spiked, work.rank, work.factor, network.source_offset
+    for f in range(n_fired):
+        j = spiked[f]
+        gain = _saturate(rank[j], factor, neuron)
+        target, weight = network.target[offset[j] : offset[j + 1]], work.weight[offset[j] : offset[j + 1]]
+        for e in range(target.size):
+            current[target[e]] += weight[e] * gain
 
 
-@_part
-def _deliver_and_learn(t, n_fired, n_listed, lr, depression, work, network, how):  # type: ignore[no-untyped-def]
-    """Currents, and changes at source spikes, along the same edges; returns the number of listed sources."""
-    c_next = work.factor[1]
-    for k in range(n_fired):
-        j = work.spiked[k]
-        gain = _saturate(t, j, work)
-        if not work.listed[j]:
-            n_listed = _list_source(j, n_listed, work, network)
-        at_target, at_source = _spike_rates(_inhibitory(j, network), lr, depression)
-        low, high, x = work.side[j, _LOW], work.side[j, _HIGH], work.x[j]
-        for e in range(network.source_offset[j], network.source_offset[j + 1]):
-            i, p = network.target[e], work.slot[e]
-            old = work.row_weight[p]
-            work.node[i, _CURRENT] += old * gain
-            by_target, by_source = _pair_terms(1.0, work.node[i, _FIRED], x, work.node[i, _TRACE], at_target, at_source)
+@_stage
+def _deliver_and_learn(n_fired, lr, depression, decay, work, network, neuron, how):  # type: ignore[no-untyped-def]
+    """Currents, and changes at source spikes, along the same edges."""
+    current, later, fired, target_trace, up, down = (
+        work.current,
+        work.later,
+        work.fired,
+        work.target_trace,
+        work.up,
+        work.down,
+    )
+    offset, first, rank = network.source_offset, work.first, work.rank
+    c_next = _decayed(1.0 / neuron.tau_syn, decay)
+    for f in range(n_fired):
+        j = work.spiked[f]
+        k = rank[j]
+        gain = _saturate(k, work.factor, neuron)
+        work.fires[k] = 1.0
+        at_target, at_source = _spike_rates(work.inhibitory[k], lr, depression)
+        low, high, x = work.low[k], work.high[k], work.trace[k]
+        target, own = network.target[offset[j] : offset[j + 1]], work.own[first[k] : first[k + 1]]
+        for e in range(target.size):
+            i, old = target[e], own[e]
+            current[i] += old * gain
+            by_target, by_source = _pair_terms(1.0, fired[i], x, target_trace[i], at_target, at_source)
             change = by_target + by_source
             if how.gated:
-                change = _gated_change(by_target, by_source, work.up[i], work.down[i])
+                change = _gated_change(by_target, by_source, up[i], down[i])
             new = _clipped(old + change, low, high)
-            work.row_weight[p] = new
-            work.node[i, _LATER] += (new - old) * c_next
-    return n_listed
+            own[e] = new
+            later[i] += (new - old) * c_next
 
 
 @_part
-def _saturate(t, j, work):  # type: ignore[no-untyped-def]
-    """The current factor of source j goes up to its maximum at step t; returns by how much."""
-    gain = work.factor[0] - work.factor[work.since[j] + t]
-    work.since[j] = -t
+def _saturate(k, factor, neuron):  # type: ignore[no-untyped-def]
+    """The current factor of the source of rank k goes up to its maximum; returns by how much."""
+    gain = 1.0 / neuron.tau_syn - factor[k]
+    factor[k] = 1.0 / neuron.tau_syn
     return gain
-
-
-@_part
-def _inhibitory(j, network):  # type: ignore[no-untyped-def]
-    return network.n_excitatory <= j < network.n_neurons
 
 
 @_part
@@ -343,70 +430,79 @@ def _clipped(weight, low, high):  # type: ignore[no-untyped-def]
 
 
 @_part
-def _integrate(n_spiked, work, neuron):  # type: ignore[no-untyped-def]
-    """Charge, refractory counters, and decay of the currents."""
-    c_decay = np.exp(-1.0 / neuron.tau_syn)
-    for i in range(work.v.size):
-        work.v[i] = _charge(work.v[i], work.node[i, _CURRENT], neuron.tau_mem)
-        work.rest[i] -= 1
-        decayed = work.node[i, _CURRENT] * c_decay
-        work.node[i, _CURRENT] = (decayed if abs(decayed) > _NEGLIGIBLE else 0.0) + work.node[i, _LATER]
-        work.node[i, _LATER] = 0.0
-    for k in range(n_spiked):
-        work.rest[work.spiked[k]] = neuron.refractory
+def _decayed(value, decay):  # type: ignore[no-untyped-def]
+    return value * decay if value > NEGLIGIBLE else 0.0
 
 
-@_part
-def _learn_at_targets(t, n_spiked, n_fired, n_listed, lr, depression, work, network, how):  # type: ignore[no-untyped-def]
+@_stage
+def _decay(n_ranked, decay, work, how):  # type: ignore[no-untyped-def]
+    """Decay of currents and current factors; plastic changes reach the current."""
+    current, later, factor = work.current, work.later, work.factor
+    for i in range(current.size):
+        decayed = current[i] * decay
+        current[i] = decayed if abs(decayed) > NEGLIGIBLE else 0.0
+    if how.plastic:
+        for i in range(current.size):
+            current[i] += later[i]
+            later[i] = 0.0
+    for k in range(n_ranked):
+        factor[k] = _decayed(factor[k], decay)
+
+
+@_stage
+def _learn_at_targets(n_spiked, n_ranked, lr, depression, work, network, how):  # type: ignore[no-untyped-def]
     """Changes of the in-edges of the neurons that fired; edges whose source fired too were dealt with along the source."""
     if n_spiked == 0:
         return
-    for k in range(n_listed):
-        j = work.order[k]
-        work.side[j, _C] = work.factor[work.since[j] + t + 1]
-        at_target, at_source = _spike_rates(_inhibitory(j, network), lr, depression)
-        work.side[j, _PUSH], _ = _pair_terms(0.0, 1.0, work.x[j], 0.0, at_target, at_source)
-    for k in range(n_fired):
-        work.side[work.spiked[k], _PUSH] = 0.0
-    for k in range(n_spiked):
-        i = work.spiked[k]
+    push, trace, fires, inhibitory = work.push, work.trace, work.fires, work.inhibitory
+    for k in range(n_ranked):
+        at_target, at_source = _spike_rates(inhibitory[k], lr, depression)
+        change, _ = _pair_terms(0.0, 1.0, trace[k], 0.0, at_target, at_source)
+        push[k] = 0.0 if fires[k] > 0.0 else change
+    own, factor, low, high = work.own, work.factor, work.low, work.high
+    for f in range(n_spiked):
+        i = work.spiked[f]
         up, down = work.up[i], work.down[i]
         if how.gated and up == 0.0 and down == 0.0:
             continue
-        total = 0.0
-        for p in range(network.row_offset[i], work.row_end[i]):
-            j = work.row_source[p]
-            change = work.side[j, _PUSH]
+        begin, end = network.row_offset[i], work.row_end[i]
+        edges, ranks, total = work.row_edge[begin:end], work.row_rank[begin:end], 0.0
+        for p in range(edges.size):
+            k, e = ranks[p], edges[p]
+            change = push[k]
             if how.gated:
                 change = _gated_change(change, 0.0, up, down)
-            old = work.row_weight[p]
-            new = _clipped(old + change, work.side[j, _LOW], work.side[j, _HIGH])
-            work.row_weight[p] = new
-            total += (new - old) * work.side[j, _C]
-        work.node[i, _CURRENT] += total
+            old = own[e]
+            new = _clipped(old + change, low[k], high[k])
+            own[e] = new
+            total += (new - old) * factor[k]
+        work.current[i] += total
 
 
-@_part
-def _trace(n_listed, work, rule):  # type: ignore[no-untyped-def]
-    """Traces of the listed sources; those of all others are zero."""
-    for k in range(n_listed):
-        j = work.order[k]
-        work.x[j] = _trace_step(work.x[j] if work.x[j] > _NEGLIGIBLE else 0.0, work.fired[j], rule)
-        if j < work.v.size:
-            work.node[j, _TRACE] = work.x[j]
+@_stage
+def _trace(n_fired, n_ranked, work, rule):  # type: ignore[no-untyped-def]
+    """Traces of the ranked sources, and of the liquid as targets; those of all others are zero."""
+    trace, fires, target_trace, fired = work.trace, work.fires, work.target_trace, work.fired
+    for k in range(n_ranked):
+        trace[k] = _trace_step(trace[k] if trace[k] > NEGLIGIBLE else 0.0, fires[k], rule)
+    for i in range(target_trace.size):
+        target_trace[i] = _trace_step(target_trace[i] if target_trace[i] > NEGLIGIBLE else 0.0, fired[i], rule)
+    for f in range(n_fired):
+        fires[work.rank[work.spiked[f]]] = 0.0
 
 
-@_part
-def _hand_on(n_listed, work, network, how, state):  # type: ignore[no-untyped-def]
+@_stage
+def _hand_on(n_ranked, work, network, how, state):  # type: ignore[no-untyped-def]
     """Carried weights, traces and calcium for the next sample."""
-    if how.carried and how.plastic:
-        for k in range(n_listed):
-            for e in range(network.source_offset[work.order[k]], network.source_offset[work.order[k] + 1]):
-                work.weight[e] = work.row_weight[work.slot[e]]
-    if state.trace.size > 0:
-        state.trace[:] = work.x
+    for k in range(n_ranked):
+        j = work.source[k]
+        if how.carried and how.plastic:
+            begin, from_ = network.source_offset[j], work.first[k]
+            _copy(work.own, from_, work.weight, begin, work.first[k + 1] - from_)
+        if state.trace.size > 0:
+            state.trace[j] = work.trace[k]
     if state.calcium.size > 0:
-        state.calcium[:] = work.calcium
+        _copy(work.calcium, 0, state.calcium, 0, work.calcium.size)
 
 
 def _revision() -> str:

@@ -33,7 +33,7 @@ _spike_rates: Any = cuda.jit(device=True)(rules.spike_rates)
 @cuda.jit(device=True)
 def _pair_terms(source_spikes, target_spikes, source_trace, target_trace, at_target, at_source):  # type: ignore[no-untyped-def]
     by_target = product(product(at_target, source_trace), target_spikes)
-    return by_target, product(product(at_source, target_trace), source_spikes)
+    return by_target, product(product(at_source, source_spikes), target_trace)
 
 
 @cuda.jit(device=True)

@@ -108,7 +108,7 @@ def _simulate(
     target = liquid.target.numpy()
     in_edges = np.concatenate([[0], np.bincount(target, minlength=n).cumsum()])
     neuron_fields = compiled.Neuron(**{**floats(neuron), "refractory": neuron.refractory})
-    factor = compiled._factors(t, neuron_fields)
+    factor = _current_factors(t, neuron.tau_syn)
     weight = state.weight.double().numpy().copy()
     drive = np.zeros(n)
     np.add.at(drive, target, weight * factor[t + 1])  # edge by edge, as the CPU engine adds
@@ -165,3 +165,18 @@ def _simulate(
     return activity, LiquidState(
         after[0], None if state.trace is None else after[1], None if state.calcium is None else after[2]
     )
+
+
+def _current_factors(n_steps: int, tau_syn: float) -> np.ndarray:
+    """Current factor after 0..n_steps steps of decay, from its maximum and from the value at the start of a sample: float64 [2 (T + 1)].
+
+    The products are those of the CPU engine, one a step.
+    """
+    from plasticity_lightning.spiking.liquid._cpu_kernel import NEGLIGIBLE, START_CLOCK
+
+    factor = np.empty((2, n_steps + 1))
+    factor[:, 0] = 1.0 / tau_syn, math.exp(-START_CLOCK / tau_syn) / tau_syn
+    decay = math.exp(-1.0 / tau_syn)
+    for k in range(n_steps):
+        factor[:, k + 1] = np.where(factor[:, k] > NEGLIGIBLE, factor[:, k] * decay, 0.0)
+    return factor.reshape(-1)
