@@ -3,21 +3,30 @@
 Prints absolute times and the ratio to each baseline, on one thread, then the engine's scaling with threads. Everything runs in turn, three times in
 one process; the smallest time of each counts. The SpikingJelly loop is what one would write first: a LIF layer and a dense recurrent weight matrix,
 a hundred samples at once. It has no plasticity and is compared with the engine on a static liquid.
+
+With `--brian2 DRIVE ...` (extra `brian2`) instead: the same network written in Brian2 (`tests/spiking/liquid/brian_liquid.py`) as C++
+standalone, plastic and static, one item of each drive shown for `--seconds`; Brian2's own time of the main loop counts, the whole call of ours.
+Drives are `synthetic`, an item of MNIST or Fashion-MNIST (`--mnist_root`, `--fashion_root`), and `events`: an MNIST item before a simulated camera.
 """
 
 from __future__ import annotations
 
 import argparse
 import ctypes
+import subprocess
+import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from spikingjelly.activation_based import functional, neuron
 
+from plasticity_lightning.data import EmulatedNMNISTDataModule, FashionMNISTDataModule, MNISTDataModule
 from plasticity_lightning.spiking.astrocyte import Astrocyte
-from plasticity_lightning.spiking.encoding import SpikeTrains, rate_encode, sample_keys
-from plasticity_lightning.spiking.liquid import LiquidState, NeuronParameters, engine
+from plasticity_lightning.spiking.encoding import SpikeTrains, ink_scale, pulse_probability, rate_encode, sample_keys
+from plasticity_lightning.spiking.liquid import LiquidActivity, LiquidState, NeuronParameters, engine
 from plasticity_lightning.spiking.liquid.topology import Liquid, grid_liquid
 from plasticity_lightning.spiking.rules import STDP
 from plasticity_lightning.spiking.threads import available_threads
@@ -32,7 +41,15 @@ def main() -> None:
     parser.add_argument(
         "--engine-only", action="store_true", help="leave the baselines out, which a large liquid makes long"
     )
+    parser.add_argument("--brian2", nargs="+", metavar="DRIVE", choices=["synthetic", "mnist", "fashion", "events"])
+    parser.add_argument("--mnist_root", help="folder of MNIST's files")
+    parser.add_argument("--fashion_root", help="folder of Fashion-MNIST's files")
+    parser.add_argument("--seconds", type=float, default=5.0, help="simulated in each comparison with Brian2")
     options = parser.parse_args()
+    if options.brian2:
+        for drive in options.brian2:
+            against_brian2(drive, options)
+        return
     quick = options.quick
     if not quick:  # it would hold for whatever else runs in this process
         keep_memory()
@@ -94,6 +111,91 @@ def main() -> None:
         print(
             f"features, CPU engine, {n} threads: {n_feature / best[f'{n}']:.1f} samples/s, {best['1'] / best[f'{n}']:.2f}x one thread"
         )
+
+
+def drive_trains(drive: str, n_steps: int, options: argparse.Namespace) -> tuple[SpikeTrains, SpikeTrains]:
+    """500 items of 20 ms to shape a liquid, and one item shown for n_steps."""
+    if drive == "synthetic":
+        generator = torch.Generator().manual_seed(1)
+        probability = torch.zeros(501, 784)
+        for row in probability:
+            row[torch.randperm(784, generator=generator)[: options.active]] = 20.0 / options.active
+    elif drive == "events":
+        camera = EmulatedNMNISTDataModule(
+            root=options.mnist_root, limit_train=501, limit_test=1, duration_ms=300, val_size=1, batch_size=500
+        )
+        camera.setup("fit")
+        events = next(iter(camera.train_dataloader()))["events"]
+        trains = SpikeTrains(events.offsets, events.channels, events.n_steps, events.n_channels)
+        shape = trains.select(torch.arange(500)).window(torch.full((500,), 100), 20)
+        item = trains.select(torch.tensor([0])).window(torch.zeros(1, dtype=torch.int64), 300)
+        return shape, repeated(item, n_steps)
+    else:
+        module, root = (
+            (MNISTDataModule, options.mnist_root)
+            if drive == "mnist"
+            else (FashionMNISTDataModule, options.fashion_root)
+        )
+        images = torch.as_tensor(module(root=root, dtype="uint8").arrays("train_file")[0])
+        probability = pulse_probability(images[:501], ink_scale(images))
+    keys = sample_keys(0, torch.arange(501))
+    return rate_encode(probability[:500], keys[:500], 20), rate_encode(probability[500:], keys[500:], n_steps)
+
+
+def against_brian2(drive: str, options: argparse.Namespace) -> None:
+    import brian2 as b2
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+    from tests.spiking.liquid.brian_liquid import brian_liquid
+
+    torch.set_num_threads(1)
+    n_steps = round(1000 * options.seconds)
+    shape, item = drive_trains(drive, n_steps, options)
+    liquid = grid_liquid(tuple(options.shape), item.n_channels, generator=torch.Generator().manual_seed(0))
+    cpu, neuron = engine("cpu"), NeuronParameters()
+    learning = {"neuron": neuron, "rule": STDP(), "astrocyte": Astrocyte()}
+    start = LiquidState(liquid.weight.double(), torch.zeros(liquid.n_sources, dtype=torch.float64))
+    _, state = cpu(liquid, shape, start, weights="carried", threads=1, **learning)
+    cases = {
+        "plastic": (state.weight, learning),
+        "static": (liquid.weight.double() * (0.9 / 3.0), {"neuron": neuron, "rule": None, "astrocyte": None}),
+    }
+    for name, (weight, parts) in cases.items():
+        folder = Path(tempfile.mkdtemp())
+        b2.set_device("cpp_standalone", directory=str(folder), build_on_run=False)
+        network, spikes = brian_liquid(liquid, item, weight.numpy(), **parts)
+        network.run(n_steps * b2.ms)
+        b2.get_device().build(directory=str(folder), compile=True, run=True)
+        raster = torch.zeros(n_steps, liquid.n_neurons, dtype=torch.uint8)
+        raster[(torch.as_tensor(spikes.t / b2.ms).round().long(), torch.as_tensor(spikes.i[:]).long())] = 1
+        b2.device.reinit()
+        b2.set_device("runtime")
+
+        def ours(weight: torch.Tensor = weight, parts: dict = parts, record: bool = False) -> LiquidActivity:
+            return cpu(liquid, item, LiquidState(weight), weights="private", threads=1, record=record, **parts)[0]
+
+        activity = ours(record=True)
+        best = [float("inf"), float("inf")]
+        for _ in range(3):
+            best[0] = min(best[0], seconds(ours))
+            subprocess.run(["./main"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+            best[1] = min(best[1], float((folder / "results/last_run_info.txt").read_text().split()[0]))
+        rate = [float(number.float().mean()) for number in (activity.n_input, activity.n_liquid)]
+        differ = int((activity.spikes[0] != raster).sum())
+        print(
+            f"{drive}, {name}, {len(item.channels.unique())} of {item.n_channels} channels active, "
+            f"a step {rate[0]:.1f} input and {rate[1]:.1f} liquid spikes: engine {best[0] / options.seconds * 250:.2f} ms, Brian2 "
+            f"{best[1] / options.seconds * 250:.2f} ms for 250 ms; {best[1] / best[0]:.2f}x as fast; {differ} of {int(raster.sum())} spikes differ",
+            flush=True,
+        )
+
+
+def repeated(item: SpikeTrains, n_steps: int) -> SpikeTrains:
+    """One sample over and over, cut at n_steps."""
+    times = -(-n_steps // item.n_steps)
+    counts, channels = item.offsets.diff().repeat(times)[:n_steps], item.channels.repeat(times)
+    offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+    return SpikeTrains(offsets, channels[: int(offsets[-1])], n_steps, item.n_channels)
 
 
 def keep_memory() -> None:
