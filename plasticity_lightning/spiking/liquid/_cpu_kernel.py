@@ -84,8 +84,9 @@ def _part(function: Callable[..., Any]) -> Any:
 
 
 def _stage(function: Callable[..., Any]) -> Any:
-    """A part with loops of its own, which allocates nothing: numba's counting of references to the arrays of `_Work` took half of a step (`_nrt`)."""
-    return njit(nogil=True, error_model="numpy", forceinline=True, _nrt=False)(function)
+    """A part with loops of its own. It allocates nothing and needs no count of references, which took half of a step for the arrays of `_Work`."""
+    without_counts: dict[str, Any] = {"_nrt": False}
+    return njit(nogil=True, error_model="numpy", **without_counts)(function)
 
 
 _SHARED: tuple[Any, ...] = (
