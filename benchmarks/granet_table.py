@@ -27,6 +27,7 @@ ORDER = (
     "set",
     "rigl",
     "rigl_itop",
+    "srigl",
     "gmp",
     "granet",
     "granet_s2s",

@@ -4,7 +4,7 @@ Start and end of a phase are fractions of training (0.5) or text with a unit ("1
 steps of the optimiser that updates the masked weights.
 
 Sources: Zhu & Gupta 2017 (gmp), Mocanu et al. 2018 (set), Evci et al. 2020 (rigl), Liu et al. 2021a (rigl_itop),
-Liu et al. 2021b (granet), Lee et al. 2019 (snip), Wang et al. 2020 (grasp).
+Liu et al. 2021b (granet), Lee et al. 2019 (snip), Wang et al. 2020 (grasp), Lasby et al. 2024 (srigl).
 """
 
 from __future__ import annotations
@@ -35,7 +35,18 @@ __all__ = [
 ]
 
 MethodName = Literal[
-    "granet", "granet_s2s", "gmp", "rigl", "rigl_itop", "set", "snip", "grasp", "static_erk", "static_random", "dense"
+    "granet",
+    "granet_s2s",
+    "gmp",
+    "rigl",
+    "rigl_itop",
+    "srigl",
+    "set",
+    "snip",
+    "grasp",
+    "static_erk",
+    "static_random",
+    "dense",
 ]
 InitName = Literal["random", "magnitude", "nonzero", "snip", "grasp"]
 PruneScope = Literal["global", "uniform", "er", "erk"]
@@ -72,6 +83,8 @@ class Method:
         regrow_end: regeneration takes place before it.
         every: steps between updates, at least 1.
         structure: None, "n:m" or "fan_in".
+        ablate_below: SRigL's gamma: at regeneration a neuron is ablated that has fewer salient weights than this share of
+            its layer's fan-in (`sparsity.ablation`); one that has as many again returns. 0 ablates none. Needs "fan_in".
         reach_final: the last pruning event reaches `sparsity` exactly; False stops one event short, as the published
             code does for global pruning.
         strict_threshold: remove by "score > n-th highest", as the published code does: n - 1 stay, or fewer with ties.
@@ -101,6 +114,7 @@ class Method:
     regrow_end: Moment = 1.0
     every: int = 1000
     structure: str | None = None
+    ablate_below: float = 0.0
     reach_final: bool = True
     strict_threshold: bool = False
     bernoulli: bool = False
@@ -186,6 +200,22 @@ class Method:
             raise ValueError("grow_by='momentum' reads the momentum of absent weights; it needs mask_moments='update'")
         if self.structure is not None:
             self._check_structure(self.structure)
+        if not 0 <= self.ablate_below <= 1:
+            raise ValueError(f"ablate_below={self.ablate_below} must lie in [0, 1]")
+        if self.ablate_below:
+            self._check_ablation()
+
+    def _check_ablation(self) -> None:
+        needed = {"structure": self.structure == "fan_in", "prune": self.prune == "none"}
+        needed["drop_by"] = callable(self.drop_by) or self.drop_by in get_args(ScoreName)
+        needed["grow_by"] = self.grow_by != "none"
+        needed["strict_threshold"] = not self.strict_threshold
+        for name, right in needed.items():
+            if not right:
+                raise ValueError(
+                    f"ablate_below={self.ablate_below} needs structure='fan_in', prune='none', a drop_by that scores weights, "
+                    f"growth, and no strict_threshold; {name} is {getattr(self, name)!r}"
+                )
 
     def _check_structure(self, structure: str) -> None:
         limit = parse_structure(structure)
@@ -213,13 +243,15 @@ _CRITERIA = ("prune_by", "drop_by", "grow_by")
 
 _DENSE_TO_SPARSE: dict[str, Any] = {"initial_sparsity": 0.0, "prune": "global"}
 _GRANET: dict[str, Any] = {"prune": "global", "prune_rate": 0.5, "prune_rate_final": 0.005}
+_RIGL: dict[str, Any] = {"prune_rate": 0.3, "regrow_end": 0.75, "every": 100}
 
 PRESETS: dict[MethodName, dict[str, Any]] = {
     "granet": {**_GRANET, "initial_sparsity": 0.0},
     "granet_s2s": {**_GRANET, "initial_sparsity": 0.5},
     "gmp": _DENSE_TO_SPARSE,
-    "rigl": {"prune_rate": 0.3, "regrow_end": 0.75, "every": 100},
+    "rigl": _RIGL,
     "rigl_itop": {"prune_rate": 0.5, "prune_rate_final": 0.005},
+    "srigl": {**_RIGL, "structure": "fan_in", "ablate_below": 0.3},
     "set": {
         "allocation": "er",
         "drop_by": "sign",

@@ -67,6 +67,7 @@ class SparseParameters:
         self.masks = {name: torch.ones_like(p, dtype=torch.bool) for name, p in self.parameters.items()}
         self.ever_active = {name: torch.zeros_like(mask) for name, mask in self.masks.items()}
         self.living: dict[str, int] = {}
+        self.budgets: dict[str, int] = {}
         self._gradients: dict[str, Tensor] | None = None
         self._undo: list[tuple[Tensor, Tensor]] = []
         self._targets: list[Tensor] = list(self.parameters.values())
@@ -88,6 +89,7 @@ class SparseParameters:
             self.scores = {}
             self._synchronise([self.masks])
         self._adopt()
+        self.budgets = dict(self.living)
         self.apply()
 
     def apply(self) -> None:
@@ -155,6 +157,7 @@ class SparseParameters:
             "shapes": {name: list(mask.shape) for name, mask in self.masks.items()},
             "masks": {name: pack(mask).cpu() for name, mask in self.masks.items()},
             "ever_active": {name: pack(mask).cpu() for name, mask in self.ever_active.items()},
+            "budgets": dict(self.budgets),
             "scores": {name: tensor.cpu() for name, tensor in self.scores.items()},
             "generator": self.generator.get_state(),
             "flops": self.flops.state_dict(),
@@ -184,6 +187,7 @@ class SparseParameters:
         self.generator.set_state(state["generator"].cpu())
         self.flops.load_state_dict(state["flops"])
         self._adopt()
+        self.budgets = dict(state.get("budgets", self.living))  # older checkpoints have none; nothing was ablated there
 
     @torch.no_grad()
     def _update(self) -> MaskUpdate | None:
@@ -207,6 +211,7 @@ class SparseParameters:
             rate=self.plan.rate(self.step),
             floors={name: floor for name, floor in self.floors.items() if name in taking_part},
             unused=taking_part.keys() - known,
+            budgets=self.budgets,
         )
         self._synchronise([update.masks, update.kept])
         touched = [self.parameters[name] for name in update.kept]

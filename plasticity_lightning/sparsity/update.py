@@ -2,10 +2,12 @@
 
     GMP     prune to the schedule's density                    RigL, SET   drop a share, grow as many
     GraNet  prune to the schedule's density, then drop a share and grow as many (zero-cost neuroregeneration)
+    SRigL   RigL with one fan-in a layer, ablating neurons (`ablation`)
 
 Tensors by layer name go in, masks come out; nothing is modified. Random choices take a generator.
 
-Sources: Zhu & Gupta 2017 (GMP), Mocanu et al. 2018 (SET), Evci et al. 2020 (RigL), Liu et al. 2021 (GraNet).
+Sources: Zhu & Gupta 2017 (GMP), Mocanu et al. 2018 (SET), Evci et al. 2020 (RigL), Liu et al. 2021 (GraNet),
+Lasby et al. 2024 (SRigL).
 """
 
 from __future__ import annotations
@@ -18,11 +20,12 @@ from typing import get_args
 import torch
 from torch import Tensor
 
+from plasticity_lightning.sparsity.ablation import ablating_update
 from plasticity_lightning.sparsity.allocation import AllocationName, allocate, exact_counts, global_masks
-from plasticity_lightning.sparsity.criteria import drop, score
+from plasticity_lightning.sparsity.criteria import drop, n_to_drop, score
 from plasticity_lightning.sparsity.growth import grow, growth_score
 from plasticity_lightning.sparsity.layer import Layer
-from plasticity_lightning.sparsity.masks import count, top_n
+from plasticity_lightning.sparsity.masks import count, dead_outputs, top_n
 from plasticity_lightning.sparsity.methods import Method, PruneScope
 from plasticity_lightning.sparsity.structured import fan_in_limit, group_limit, limit_mask, parse_structure
 
@@ -44,6 +47,8 @@ class MaskUpdate:
         dropped: weights removed by regeneration, by layer.
         grown: weights grown, by layer.
         unused: layers whose weights were not exchanged, since no batch has used them.
+        ablated: neurons that had weights and have none any more, by layer.
+        revived: neurons that had none and have some again, by layer.
     """
 
     masks: dict[str, Tensor]
@@ -52,6 +57,8 @@ class MaskUpdate:
     dropped: dict[str, int] = field(default_factory=dict)
     grown: dict[str, int] = field(default_factory=dict)
     unused: tuple[str, ...] = ()
+    ablated: dict[str, int] = field(default_factory=dict)
+    revived: dict[str, int] = field(default_factory=dict)
 
 
 def n_living(total: int, density: float) -> int:
@@ -128,13 +135,14 @@ def layer_counts(
     return exact_counts(densities, sizes, n_living(sum(sizes.values()), density))
 
 
-def regenerate(layer: Layer, rate: float, method: Method) -> tuple[Tensor, int, int]:
+def regenerate(layer: Layer, rate: float, method: Method, budget: int | None = None) -> tuple[Tensor, int, int]:
     """Drop a share of one layer's weights and grow as many: the layer's density stays.
 
     Args:
         layer: its weight, mask and whatever the criteria read.
         rate: share of the living weights to drop, in [0, 1]; ceil(rate * living) go.
         method: its `drop_by`, `grow_by` ("none" grows nothing), `structure` (growth keeps within it) and their options.
+        budget: weights that the layer may have, where neurons may be ablated by `method.ablate_below`; None ablates none.
 
     Returns:
         (mask, dropped, grown): the new mask and the numbers of weights; a dropped weight may return at once and counts
@@ -144,6 +152,11 @@ def regenerate(layer: Layer, rate: float, method: Method) -> tuple[Tensor, int, 
         ValueError: if a number is out of range or what a criterion needs was not given.
     """
     mask = layer.mask
+    if method.ablate_below and budget is not None:
+        kept, wanted = score(method.drop_by, layer), growth_score(method.grow_by, layer)  # type: ignore[arg-type]
+        made = ablating_update(mask, kept, wanted, n_to_drop(mask, rate), budget, method.ablate_below)
+        left = count(made.remaining)
+        return made.mask, count(mask) - left, count(made.mask) - left
     remaining = drop(layer, rate, method)
     dropped = count(mask) - count(remaining)
     if method.grow_by == "none" or dropped == 0:
@@ -162,6 +175,7 @@ def update_masks(
     rate: float | None = None,
     floors: Mapping[str, float] | None = None,
     unused: Collection[str] = (),
+    budgets: Mapping[str, int] | None = None,
 ) -> MaskUpdate:
     """Gradual pruning to `density`, then regeneration of `rate` in every layer; None leaves a part out.
 
@@ -175,6 +189,8 @@ def update_masks(
         floors: see `prune_to_density`.
         unused: layers that no batch has used. They are pruned like the others; where growth goes by gradient or
             momentum, it knows nothing of them, and their weights are not exchanged for zeros that no batch would train.
+        budgets: weights by layer, where `method.ablate_below` may ablate; None takes what lives now. Of the last layer no
+            neurons are ablated, as in the published code: they are the network's outputs.
 
     Raises:
         ValueError: if a name is unknown, a number out of range or a needed tensor is missing.
@@ -188,12 +204,14 @@ def update_masks(
     new, dropped, grown = dict(pruned), {}, {}
     kept_as_they_are = set(unused) if rate is not None and method.grow_by in ("gradient", "momentum") else set()
     if rate is not None:
+        last = next(reversed(pruned), None)
         for name, mask in pruned.items():
             if name in kept_as_they_are:
                 continue
+            budget = None if name == last else (budgets or {}).get(name, count(mask))
             # gradual pruning has set these weights to 0 before regeneration looks at magnitudes
             layer = replace(layers[name], mask=mask, weight=layers[name].weight.detach() * mask)
-            new[name], dropped[name], grown[name] = regenerate(layer, rate, method)
+            new[name], dropped[name], grown[name] = regenerate(layer, rate, method, budget)
     return MaskUpdate(
         masks=new,
         kept={name: new[name] & pruned[name] for name in new},
@@ -201,6 +219,8 @@ def update_masks(
         dropped=dropped,
         grown=grown,
         unused=tuple(name for name in new if name in kept_as_they_are),
+        ablated={name: count(dead_outputs(new[name]) & ~dead_outputs(masks[name])) for name in masks},
+        revived={name: count(dead_outputs(masks[name]) & ~dead_outputs(new[name])) for name in masks},
     )
 
 

@@ -84,12 +84,18 @@ def callback_of(run: Path) -> dict[str, Any]:
     return (callback[0] if isinstance(callback, list) else callback)["init_args"]
 
 
-def absent(run: Path) -> tuple[int, int]:
-    """(weights that the masks exclude, all masked weights), after a check that the checkpoint's weights obey the masks."""
+def masks_of_run(run: Path) -> dict[str, torch.Tensor]:
+    """Masks of the run's last checkpoint."""
     content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
     (state,) = (value for key, value in content["callbacks"].items() if key.startswith("PruneRegrowScheduler"))
     (group,) = state["groups"]
-    masks = {name: unpack(group["masks"][name], shape) for name, shape in group["shapes"].items()}
+    return {name: unpack(group["masks"][name], shape) for name, shape in group["shapes"].items()}
+
+
+def absent(run: Path) -> tuple[int, int]:
+    """(weights that the masks exclude, all masked weights), after a check that the checkpoint's weights obey the masks."""
+    content = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    masks = masks_of_run(run)
     assert len(masks) == sum(value.dim() >= 2 for value in content["state_dict"].values())
     for name, mask in masks.items():
         assert not content["state_dict"][name][~mask].any()
@@ -162,6 +168,12 @@ def test_a_method_and_a_sparsity_are_overlays(overlay: str, root: Path, tmp_path
     assert {key: given[key] for key in overlaid} == overlaid
     assert given["every"] == 1
     excluded, total = absent(run)
+    if given["method"] == "srigl":  # one fan-in a layer, over the neurons that are left: 20 and 10 of them
+        assert 0 <= excluded - (total - math.floor(0.2 * total)) <= 20 + 10
+        for mask in masks_of_run(run).values():
+            fan_ins = mask.sum(1)
+            assert len(fan_ins[fan_ins > 0].unique()) == 1
+        return
     assert excluded == (0 if given["method"] == "dense" else total - math.floor(0.2 * total + 1e-6))
 
 

@@ -67,3 +67,30 @@ def grow_by(mask, n, score):
 def regenerate(weight, mask, rate, score, drop=drop_magnitude):
     remaining, n = drop(weight * mask, mask, rate)
     return grow_by(remaining, n, score)
+
+
+def srigl_step(weight, mask, gradient, n_exchanged, budget, gamma):
+    """Lasby et al. 2024, section 3, steps 1 to 7, with loops over neurons; arrays [neurons, inputs]."""
+    rows, inputs = mask.shape
+    living = [(i, j) for i in range(rows) for j in range(inputs) if mask[i, j]]
+    absent = [(i, j) for i in range(rows) for j in range(inputs) if not mask[i, j]]
+    by_weight = sorted(living, key=lambda at: (-abs(float(weight[at])), at))
+    salient = by_weight[: len(living) - n_exchanged]
+    salient += sorted(absent, key=lambda at: (-abs(float(gradient[at])), at))[:n_exchanged]
+    counts = [sum(at[0] == i for at in salient) for i in range(rows)]
+    asked = max(1, int(gamma * (budget // rows) + 1e-9)) if budget // rows else 1
+    active = [i for i in range(rows) if counts[i] >= asked]
+    needed = max(1, -(-budget // inputs))
+    if len(active) < needed:
+        active = sorted(sorted(range(rows), key=lambda i: (-counts[i], i))[:needed])
+    fan_in = min(inputs, max(1, budget // len(active)))
+    kept = [at for at in by_weight if at[0] in active][: len(living) - n_exchanged]
+    new = np.zeros_like(mask)
+    for i in active:
+        mine = [at for at in kept if at[0] == i][:fan_in]
+        free = sorted(
+            ((i, j) for j in range(inputs) if (i, j) not in mine), key=lambda at: (-abs(float(gradient[at])), at)
+        )
+        for at in mine + free[: fan_in - len(mine)]:
+            new[at] = True
+    return new

@@ -1,6 +1,6 @@
 """Sparse training of any LightningModule: prunes, drops and regrows weights while it trains.
 
-One Callback for GraNet, GMP, SET, RigL, RigL-ITOP, SNIP, GraSP, static and dense training; a method is a preset of
+One Callback for GraNet, GMP, SET, RigL, RigL-ITOP, SRigL, SNIP, GraSP, static and dense training; a method is a preset of
 options (`sparsity.methods`). Masks are applied in place after every optimiser step by a hook of the optimiser, so the
 module keeps its parameters, its forward pass and its state_dict keys. Source: Liu et al. 2021 (GraNet), and the
 sources in `sparsity.methods`.
@@ -59,7 +59,7 @@ class PruneRegrowScheduler(MaskKeeper):
     one optimiser. Only parameters that an optimiser updates are masked, so target networks are left alone.
 
     Args:
-        method: preset: granet, granet_s2s, gmp, rigl, rigl_itop, set, snip, grasp, static_erk, static_random or dense.
+        method: preset: granet, granet_s2s, gmp, rigl, rigl_itop, srigl, set, snip, grasp, static_erk, static_random or dense.
         sparsity: share of zeros among the masked weights at the end, in [0, 1).
         initial_sparsity: at the start; None takes the preset's.
         every: optimiser steps between updates of the masks, at least 1.
@@ -81,6 +81,8 @@ class PruneRegrowScheduler(MaskKeeper):
         regrow_start: as `prune_start`.
         regrow_end: likewise.
         structure: "n:m" (at most n of m consecutive inputs) or "fan_in" (equal for all outputs of a layer).
+        ablate_below: with "fan_in": share of a layer's fan-in that must be salient in a neuron, which else loses its weights
+            to the others (SRigL's gamma); 0 ablates none, and none of the last masked layer ever are.
         include: glob patterns of parameter names; None masks the weights of all `types`. A pattern that matches none of
             these takes any matrices that it matches (raw parameters, stacks of experts). A parameter's whole name also
             selects one without autograd, which a local rule trains.
@@ -106,7 +108,7 @@ class PruneRegrowScheduler(MaskKeeper):
         `sparsity/global` (of the masks), `sparsity/effective` (of the weights that act in the forward pass, which a layer may
         compute from the masked ones; as last seen), `sparsity/exploration_rate`, `sparsity/prune_rate`, `sparsity/inference_flops`,
         `sparsity/training_flops` (both relative to dense); in TensorBoard at updates also `sparsity_layer/<name>`,
-        `sparsity_update/{pruned,dropped,grown,overlap}` and images `mask/<name>`.
+        `sparsity_update/{pruned,dropped,grown,ablated,revived,overlap}` and images `mask/<name>`.
 
     Raises:
         ValueError: if an option is unknown or out of range.
@@ -136,6 +138,7 @@ class PruneRegrowScheduler(MaskKeeper):
         regrow_start: Moment | None = None,
         regrow_end: Moment | None = None,
         structure: str | None = None,
+        ablate_below: float | None = None,
         include: Sequence[str] | None = None,
         exclude: Sequence[str] = (),
         types: Sequence[str] = tuple(LAYER_KINDS),
@@ -162,7 +165,7 @@ class PruneRegrowScheduler(MaskKeeper):
             raise ValueError(
                 f"min_density={min_density} needs layer-wise counts: set prune and allocation to uniform, er or erk"
             )
-        self.selection = Selection(include, exclude, types, first_layer, last_layer, structure)
+        self.selection = Selection(include, exclude, types, first_layer, last_layer, self.method.structure)
         self.min_density = dict(min_density or {})
         self.total_steps, self.seed, self.name = total_steps, seed, name
         self.groups: list[SparseParameters] = []

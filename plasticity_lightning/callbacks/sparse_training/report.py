@@ -110,7 +110,7 @@ class Report:
 
     def note(self, update: MaskUpdate) -> None:
         """Remember an update until the batch ends."""
-        for kind in ("pruned", "dropped", "grown"):
+        for kind in ("pruned", "dropped", "grown", "ablated", "revived"):
             self._counts[kind] = self._counts.get(kind, 0) + sum(getattr(update, kind).values())
         self._news = True
         new = [name for name in update.unused if name not in self._told]

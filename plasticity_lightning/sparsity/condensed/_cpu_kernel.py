@@ -4,8 +4,8 @@ A tile of 8 to 64 samples is laid out [units, samples], so that what a weight re
 weight (`_row_product`, `_row_gradient`, `_row_scatter`) is written in the compiler's own terms, with sums in registers: no loop
 in Python is sure to keep them there. One to three samples are gathered one by one instead, a vector along the row.
 
-`entry` compiles the functions for the types at hand. They take the address of an order, seventeen whole numbers: a call with a dozen arrays would take
-as long as a small layer.
+`entry` compiles the functions for the types at hand. They take the address of an order, seventeen whole numbers: a call with a
+dozen arrays would take as long as a small layer.
 """
 
 from __future__ import annotations
@@ -122,7 +122,7 @@ class _Vectors:
         return self.builder.shuffle_vector(first, undefined, zeros)
 
     def fused(self, a: Any, b: Any, c: Any) -> Any:
-        """a * b + c."""
+        """Product and sum, rounded once: a * b + c."""
         kind = ir.FunctionType(self.vector, [self.vector] * 3)
         function = cgutils.get_or_insert_function(self.builder.module, kind, f"llvm.fma.{self.name}")
         return self.builder.call(function, [a, b, c])

@@ -20,7 +20,7 @@ _COMPILED = (torch.float32, torch.float64)  # what numba computes with
 
 
 def condensed_linear(x: Tensor, weight: Condensed, bias: Tensor | None = None, backend: Backend = "auto") -> Tensor:
-    """y = x W^T + bias with W condensed; differentiable once, for x, the values and the bias.
+    """The product x W^T + bias with W condensed; differentiable once, for x, the values and the bias.
 
     Args:
         x: [..., in], of the values' dtype and device.

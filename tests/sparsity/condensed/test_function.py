@@ -123,11 +123,11 @@ def test_errors_say_what_is_allowed():
         condensed_linear(torch.ones(1, 4), weight)
     with pytest.raises(ValueError, match=r"x is torch\.float64 on cpu, the layer torch\.float32"):
         condensed_linear(torch.ones(1, 3, dtype=torch.float64), weight)
-    with pytest.raises(ValueError, match="got 'cup'.*did you mean 'cpu'"):
+    with pytest.raises(ValueError, match=r"got 'cup'.*did you mean 'cpu'"):
         condensed_linear(torch.ones(1, 3), weight, backend="cup")
     with pytest.raises(ValueError, match="takes float32 and float64 on a CPU"):
         condensed_linear(torch.ones(1, 3).half(), weight._replace(values=weight.values.half()), backend="cpu")
-    with pytest.raises(ValueError, match="not torch.complex64"):
+    with pytest.raises(ValueError, match=r"not torch\.complex64"):
         condensed_linear(torch.ones(1, 3) + 0j, weight._replace(values=weight.values + 0j))
 
 
