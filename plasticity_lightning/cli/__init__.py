@@ -20,6 +20,7 @@ _COMMANDS = {
     "diagnose": "measures of plasticity of a checkpoint, layer by layer",
     "diagnose-liquid": "branching factor, rates and kernel ranks of a checkpoint's liquid",
     "pruning-plasticity": "prune checkpoints, continue training, compare with the unpruned network",
+    "export": "a checkpoint's network as a file that runs by itself: condensed, csr, 2:4 or dense",
     "recipes": "list the shipped recipes",
     "compare": "table and plot over finished runs",
     "prediction-rules": "rules on the prediction task: table and adaptation curves over finished runs",
@@ -63,6 +64,10 @@ def main(args: list[str] | None = None) -> int:
         from plasticity_lightning.cli.diagnose import diagnose
 
         return diagnose(args[1:], recipe=name)
+    if args[0] == "export":
+        from plasticity_lightning.cli.export import export
+
+        return export(args[1:], recipe=name)
     if args[0] == "diagnose-liquid":
         from plasticity_lightning.cli import diagnose_liquid
 

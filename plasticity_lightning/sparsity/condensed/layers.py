@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from plasticity_lightning.sparsity.condensed.contract import Backend, check_backend
 from plasticity_lightning.sparsity.condensed.function import condensed_linear
 from plasticity_lightning.sparsity.condensed.layout import Condensed, condense, expand
+from plasticity_lightning.sparsity.condensed.operator import recorded_linear
 
 __all__ = ["CondensedLinear"]
 
@@ -101,6 +102,8 @@ class CondensedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
+        if torch.jit.is_tracing() or torch.compiler.is_compiling():  # none of them can look into the kernels
+            return recorded_linear(x, self.condensed, self.bias)
         return condensed_linear(x, self.condensed, self._parameters["bias"], self.backend)
 
     def to_dense(self) -> nn.Linear:

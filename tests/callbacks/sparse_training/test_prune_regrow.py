@@ -467,7 +467,7 @@ def test_a_resume_inside_an_epoch_goes_on_with_the_next_batch(tmp_path, stop, pr
 def test_every_option_of_a_method_is_an_argument():
     arguments = inspect.signature(PruneRegrowScheduler).parameters
     assert {option.name for option in dataclasses.fields(Method)} <= set(arguments)
-    assert len(arguments) == 36
+    assert len(arguments) == 37
     given = {
         "prune_rate": 0.2,
         "score_batches": 3,
