@@ -71,6 +71,7 @@ class _ExportCLI(PlasticityCLI):
         )
 
     def _run_subcommand(self, subcommand: str) -> None:
+        self.config_init[subcommand].verbose = False  # metrics of these few batches would mislead
         super()._run_subcommand(subcommand)
         options, network = self.options, self.seen.network
         if network is None or not self.seen.batches:
@@ -204,11 +205,11 @@ def _print_layers(done: Exported, options: argparse.Namespace) -> None:
     table = Table("layer", "shape", "zeros", "form", "", title=f"{options.output}")
     for row in done.layers:
         table.add_row(row.name, "x".join(map(str, row.shape)), f"{row.zeros:.1%}", row.form, row.note)
-    table.caption = (
+    print_table(table)
+    print(
         f"{done.bytes_after:,} bytes, {done.bytes_before / done.bytes_after:.2f} times smaller than dense ({done.bytes_before:,}); "
         f"outputs differ by at most {done.difference:.2g}"
     )
-    print_table(table)
 
 
 def _print_latencies(rows: list[Latency]) -> None:

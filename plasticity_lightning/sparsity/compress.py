@@ -92,7 +92,8 @@ def compress(
         project: for 2:4, set the smallest weights beyond two of four to 0 in layers that are not 2:4; outputs change.
 
     Raises:
-        ValueError: if an argument is out of range, no layer is sparse enough (but for "dense"), or a sparse layer is not 2:4.
+        ValueError: if an argument is out of range, a sparse layer is not 2:4, or no layer at all is sparse enough for the
+            format and of a kind that it takes (but for "dense").
     """
     check_format(format)
     if not 0 <= min_sparsity <= 1:
@@ -109,7 +110,8 @@ def compress(
         raise ValueError(f"the network is dense: no Linear or convolution has {min_sparsity:.0%} zeros{most}")
     if format == "2:4" and not project:
         _refuse_other_than_2_4({name: layers[name].weight for name in sparse})
-    rows, replaced = [], {}
+    rows: list[CompressedLayer] = []
+    replaced: dict[nn.Module, nn.Module] = {}
     for name, layer in layers.items():
         shape = tuple(layer.weight.shape)
         if name not in sparse or format == "dense":
@@ -119,6 +121,9 @@ def compress(
         new, form, note = _two_of_four(layer, project) if format == "2:4" else _without_zeros(layer, format)
         replaced[layer] = new
         rows.append(CompressedLayer(name, shape, zeros[name], form, note))
+    if not any(row.form == format for row in rows):
+        reasons = ", ".join(f"{row.name or 'it'} ({row.note})" for row in rows)
+        raise ValueError(f"no layer can be {format}: {reasons}")
     _replace(smaller, replaced)
     return replaced.get(smaller, smaller), rows
 

@@ -11,8 +11,9 @@ import io
 import json
 import warnings
 from collections.abc import Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -132,25 +133,29 @@ def latencies(
                 torch.set_num_threads(n_threads)
                 for n in batch_sizes:
                     inputs = samples_of(batches, n)
-                    pair = seconds_in_turn([lambda x=inputs: network(*x), lambda x=inputs: module(*x)], seconds)
+                    pair = seconds_in_turn([partial(network, *inputs), partial(module, *inputs)], seconds)
                     rows.append(Latency(n_threads, n, *pair))
     finally:
         torch.set_num_threads(before)
     return rows
 
 
-def _recorded(network: nn.Module, inputs: Inputs, metadata: dict) -> bytes:
+def _recorded(network: nn.Module, inputs: Inputs, metadata: dict[str, Any]) -> bytes:
     content = io.BytesIO()
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.filterwarnings("ignore", category=DeprecationWarning)  # see the top
-        warnings.filterwarnings("ignore", category=FutureWarning)
-        warnings.filterwarnings("error", category=torch.jit.TracerWarning)
+    name = type(network).__name__
+    with warnings.catch_warnings(record=True) as told, torch.no_grad():
+        warnings.simplefilter("always")
         try:
             traced = torch.jit.trace(network, inputs, check_trace=False)
             torch.jit.save(traced, content, _extra_files={METADATA: json.dumps(metadata)})
-        except (RuntimeError, torch.jit.TracerWarning, TypeError, ValueError) as error:
+        except (RuntimeError, TypeError, ValueError) as error:
             first = str(error).strip().partition("\n")[0]
-            raise UserError(f"torch.jit.trace cannot record {type(network).__name__}: {first}") from error
+            raise UserError(f"torch.jit.trace cannot record {name}: {first}") from error
+    # what depends on the inputs' values is recorded for these inputs alone; other warnings say that trace is deprecated
+    for warning in told:
+        if issubclass(warning.category, torch.jit.TracerWarning):
+            first = str(warning.message).strip().partition("\n")[0]
+            raise UserError(f"torch.jit.trace cannot record {name}: {first}")
     return content.getvalue()
 
 

@@ -44,7 +44,9 @@ def entry(name: str, value_bytes: int, index_bytes: int) -> int:
     make = {"forward": _forward, "backward": _backward}[name]
     compiled = cfunc(types.void(types.CPointer(types.int64)), cache=True)(make(value, unit))
     _kept.append(compiled)
-    return int(compiled.address)
+    address = compiled.address
+    assert address is not None
+    return int(address)
 
 
 _COUNT = np.dtype("i4")
@@ -71,8 +73,7 @@ _kept: list[Any] = []  # whose code the addresses point into
 ) = range(17)
 
 
-@intrinsic
-def _at(typingctx: Any, address: Any, like: Any) -> Any:
+def _pointer(typingctx: Any, address: Any, like: Any) -> Any:
     """The pointer to numbers of the dtype `like` at this address."""
     pointer = types.CPointer(like.dtype)
 
@@ -82,14 +83,17 @@ def _at(typingctx: Any, address: Any, like: Any) -> Any:
     return pointer(address, like), codegen
 
 
-@intrinsic
-def _take(typingctx: Any, counter: Any) -> Any:
+def _ticket(typingctx: Any, counter: Any) -> Any:
     """The number at this pointer, and one more is left there, in one step for all threads."""
 
     def codegen(context: Any, builder: Any, signature: Any, args: Any) -> Any:
         return builder.atomic_rmw("add", args[0], ir.Constant(ir.IntType(64), 1), "monotonic")
 
     return types.int64(counter), codegen
+
+
+_at: Any = intrinsic(_pointer)
+_take: Any = intrinsic(_ticket)
 
 
 class _Vectors:

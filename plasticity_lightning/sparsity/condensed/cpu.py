@@ -20,7 +20,7 @@ from plasticity_lightning.sparsity.condensed.contract import Engine
 
 __all__ = ["CPU"]
 
-_WORTH_A_THREAD = 30_000  # multiply-adds a thread; below, sharing costs more than it saves
+_WORTH_A_THREAD = 20_000  # multiply-adds a thread; below, sharing costs more than it saves
 _local = threading.local()
 
 

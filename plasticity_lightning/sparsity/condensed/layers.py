@@ -71,10 +71,12 @@ class CondensedLinear(nn.Module):
             ValueError: as `layout.condense`.
         """
         condensed = condense(linear.weight, mask)
+        rows, fan_in = condensed.values.shape
         layer = cls(
             linear.in_features,
             linear.out_features,
-            *condensed.values.shape,
+            rows,
+            fan_in,
             bias=linear.bias is not None,
             dtype=linear.weight.dtype,
             backend=backend,

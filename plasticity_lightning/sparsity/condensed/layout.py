@@ -31,7 +31,7 @@ class Condensed(NamedTuple):
     """
 
     values: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # a tuple has a method of this name
     counts: Tensor
     rows: Tensor
     shape: tuple[int, int]
