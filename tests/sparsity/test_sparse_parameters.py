@@ -194,6 +194,27 @@ def test_state_round_trip_is_bitwise():
     assert results[0][1]["flops"] == results[1][1]["flops"]
 
 
+def test_a_budget_outlasts_ablation_and_a_checkpoint():
+    net = network(2, (6, 9, 7, 3))
+    optimizer = OPTIMISERS["sgd"](net.parameters())
+    sparse = sparse_parameters(net, optimizer, "srigl", sparsity=0.6, ablate_below=1.0)
+    budgets = dict(sparse.budgets)
+    ablated = []
+    train(net, optimizer, sparse, 20, check=lambda update: ablated.append(update and sum(update.ablated.values())))
+    assert any(ablated)
+    for name, mask in sparse.masks.items():
+        fan_ins = mask.sum(1)
+        n_active = int((fan_ins > 0).sum())
+        assert len(fan_ins[fan_ins > 0].unique()) == 1
+        assert budgets[name] - n_active < count(mask) <= budgets[name]
+    again = fresh(net, optimizer)
+    again.load_state_dict(sparse.state_dict())
+    assert again.budgets == budgets != again.living
+    old = {key: value for key, value in sparse.state_dict().items() if key != "budgets"}  # of a version without budgets
+    again.load_state_dict(old)
+    assert again.budgets == again.living
+
+
 def fresh(net, optimizer):
     plan = resolve(make_method("set", sparsity=0.8, every=3), 30, None)
     return SparseParameters(optimizer, select_parameters(net), plan)

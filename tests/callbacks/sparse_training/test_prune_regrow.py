@@ -63,11 +63,11 @@ def test_every_method_reaches_its_sparsity_on_a_plain_classifier(method):
 
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
-@pytest.mark.parametrize("method", ["granet", "set"])
+@pytest.mark.parametrize("method", ["granet", "set", "srigl"])
 def test_resume_is_bitwise(tmp_path, optimizer, method):
     def run(epochs, seed=1, ckpt=None):
         torch.manual_seed(seed)
-        module, sparse = Classifier(optimizer), scheduler(method, sparsity=0.8, total_steps=24)
+        module, sparse = Classifier(optimizer), scheduler(method, sparsity=0.8, total_steps=24, regrow_end=1.0)
         saver = ModelCheckpoint(tmp_path / str(epochs), save_last=True)
         fit = trainer([sparse, saver], max_epochs=epochs, enable_checkpointing=True)
         fit.fit(module, images(), ckpt_path=ckpt)
