@@ -25,6 +25,7 @@ __all__ = [
     "Initialiser",
     "derive_seed",
     "fresh_layer",
+    "fresh_state",
     "fresh_values",
     "initialiser_of",
     "not_redrawable",
@@ -58,8 +59,13 @@ def fresh_layer(layer: nn.Module, seed: int, init: Initialiser | None = None) ->
     with undisturbed(seed):
         plain = isolated_copy(layer)
         for child in plain.modules():
-            for name in list(getattr(child, "parametrizations", {})):
-                parametrize.remove_parametrizations(child, name, leave_parametrized=False)
+            if parametrize.is_parametrized(child):
+                # torch makes one class a parametrised layer, which copies share, and removing takes the weight from it
+                kind = type(child)
+                child.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+            for name, computed in list(getattr(child, "parametrizations", {}).items()):
+                # of several tensors (weight norm) none has the shape of the weight: left is what they give
+                parametrize.remove_parametrizations(child, name, leave_parametrized=not computed.is_tensor)
         if init is None:
             return fresh_copy(plain, seed)
         with contextlib.suppress(ValueError):  # a layer without `reset_parameters` is what `init` is for
@@ -80,11 +86,10 @@ def fresh_values(layer: nn.Module, seed: int, init: Initialiser | None = None) -
     Frozen parameters are left out, and so are the buffers of a layer whose parameters are all frozen. A parameter that
     occurs twice comes once. Raises: as `fresh_layer`.
     """
-    new = fresh_layer(layer, seed, init)
-    values = {**dict(new.named_parameters(remove_duplicate=False)), **dict(new.named_buffers())}
+    values = fresh_state(layer, seed, init)
     for name, parameter in layer.named_parameters():
         if parameter.requires_grad:
-            yield parameter, values[_plain(name)].detach()
+            yield parameter, values[name]
     for child_name, child in layer.named_modules():
         own = list(child.parameters(recurse=False))
         if own and not any(p.requires_grad for p in own):
@@ -93,6 +98,21 @@ def fresh_values(layer: nn.Module, seed: int, init: Initialiser | None = None) -
             value = values.get(f"{child_name}.{name}" if child_name else name)
             if value is not None and buffer is not None:
                 yield buffer, value
+
+
+def fresh_state(layer: nn.Module, seed: int, init: Initialiser | None = None) -> dict[str, Tensor]:
+    """New values of all parameters and buffers of `layer`, by their names in it; raises as `fresh_layer`.
+
+    Where a weight is computed from several parameters (weight norm), they are those that give the new weight. Buffers of
+    a parametrisation are left out.
+    """
+    new = fresh_layer(layer, seed, init)
+    parameters, buffers = dict(new.named_parameters(remove_duplicate=False)), dict(new.named_buffers())
+    values = _taken_apart(layer, new)
+    for name, _ in layer.named_parameters(remove_duplicate=False):
+        if name not in values:
+            values[name] = parameters[_plain(name)].detach()
+    return values | {name: buffers[name] for name, _ in layer.named_buffers() if name in buffers}
 
 
 def resettable_layers(root: nn.Module) -> dict[str, nn.Module]:
@@ -281,6 +301,22 @@ def _refuse_old_style(layer: nn.Module) -> None:
 
 def _below(name: str, other: str) -> bool:
     return name.startswith(other + ".")
+
+
+@torch.no_grad()
+def _taken_apart(layer: nn.Module, new: nn.Module) -> dict[str, Tensor]:
+    """The parameters that together give the weights of `new`, by their names in `layer`, where there are several a weight."""
+    values: dict[str, Tensor] = {}
+    for name, child in layer.named_modules():
+        for tensor, computed in getattr(child, "parametrizations", {}).items():
+            if computed.is_tensor:
+                continue
+            parts: Any = getattr(new.get_submodule(name), tensor).detach()
+            for step in reversed(computed):
+                parts = step.right_inverse(parts)
+            at = f"{name}.parametrizations" if name else "parametrizations"
+            values |= {f"{at}.{tensor}.original{i}": part for i, part in enumerate(parts)}
+    return values
 
 
 def _plain(name: str) -> str:

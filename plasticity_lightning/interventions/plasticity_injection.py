@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from plasticity_lightning.interventions.initialise import Initialiser, fresh_layer
+from plasticity_lightning.interventions.initialise import Initialiser, fresh_state
 from plasticity_lightning.measures.isolation import isolated_copy
 
 __all__ = ["InjectableHead"]
@@ -59,9 +59,11 @@ class InjectableHead(nn.Module):
         """
         if self.injected:
             raise RuntimeError("plasticity has been injected into this head before; it can be done once")
-        state = fresh_layer(self.original, seed, init).state_dict()
-        self.learner.load_state_dict(state)
-        self.reference.load_state_dict(state)
+        values = fresh_state(self.original, seed, init)
+        for twin in (self.learner, self.reference):
+            for name, tensor in (*twin.named_parameters(), *twin.named_buffers()):
+                if name in values:
+                    tensor.copy_(values[name])
         self._freeze()
         return [*self.learner.state_dict().values(), *self.reference.state_dict().values()]
 

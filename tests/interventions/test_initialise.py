@@ -3,11 +3,12 @@
 import pytest
 import torch
 from torch import nn
-from torch.nn.utils import parametrizations, weight_norm
+from torch.nn.utils import parametrizations, parametrize, weight_norm
 
 from plasticity_lightning.interventions.initialise import (
     derive_seed,
     fresh_layer,
+    fresh_state,
     fresh_values,
     resettable_layers,
     select_layers,
@@ -71,6 +72,25 @@ def test_a_parametrised_weight_is_reset_where_it_is_stored():
     assert {id(t) for t, _ in pairs} >= {id(layer.bias), id(layer.parametrizations.weight.original)}
     (new,) = [new for t, new in pairs if t is layer.parametrizations.weight.original]
     assert torch.equal(new, expected.weight)
+    assert parametrize.is_parametrized(layer)
+    assert layer(torch.ones(1, 3)).shape == (1, 3)  # it still has its weight
+
+
+@pytest.mark.parametrize("layer", [lambda: nn.Linear(3, 4), lambda: nn.Conv1d(2, 4, 3)])
+def test_a_weight_computed_from_several_tensors_is_reset_through_them(layer):
+    normed = nn.Sequential(parametrizations.weight_norm(layer()))
+    before = [p.clone() for p in normed.parameters()]
+    torch.manual_seed(2)
+    expected = layer()
+    pairs = list(fresh_values(normed, 2))
+    assert {id(t) for t, _ in pairs} == {id(p) for p in normed.parameters()}
+    assert all(torch.equal(p, old) for p, old in zip(normed.parameters(), before, strict=True))
+    with torch.no_grad():
+        for tensor, new in pairs:
+            tensor.copy_(new)
+    assert torch.allclose(normed[0].weight, expected.weight, atol=1e-6)
+    assert torch.equal(normed[0].bias, expected.bias)
+    assert set(fresh_state(normed, 2)) == {name for name, _ in normed.named_parameters()}
 
 
 def test_old_style_weight_norm_is_refused():
