@@ -80,3 +80,19 @@ def test_the_first_signal_asks_and_the_second_has_its_default_effect() -> None:
         assert signal.getsignal(signal.SIGTERM) == signal.SIG_DFL  # a second one ends the process
     finally:
         stop.on_exception(trainer, None, RuntimeError())
+
+
+def test_a_checkpoint_callback_serves_a_second_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saver = AtomicCheckpoint(monitor="score", every_n_batches=3)
+    run(tmp_path / "a", saver)
+    first = {path.name: path.read_bytes() for path in (tmp_path / "a" / "checkpoints").iterdir()}
+    monkeypatch.setattr(f"{__name__}.SCORES", [0.1, 0.05, 0.2, 0.1])  # none is as good as the first fit's best
+    run(tmp_path / "b", saver)
+    assert saver.best_score == pytest.approx(0.2)
+    assert Path(saver.best_model_path) == tmp_path / "b" / "checkpoints" / "best.ckpt"
+    assert int(torch.load(saver.best_model_path, weights_only=True)["state_dict"]["epoch"]) == 2
+    fresh = AtomicCheckpoint(monitor="score", every_n_batches=3)
+    run(tmp_path / "c", fresh)
+    again, anew = (torch.load(one.last_model_path, weights_only=True) for one in (saver, fresh))
+    assert (again["global_step"], again["callbacks"]) == (anew["global_step"], anew["callbacks"])
+    assert {path.name: path.read_bytes() for path in (tmp_path / "a" / "checkpoints").iterdir()} == first

@@ -8,6 +8,7 @@ drawn is broadcast from rank 0 all the same.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -32,7 +33,7 @@ from plasticity_lightning.runtime.weight_gate import changing_weights
 __all__ = ["TriggeredIntervention", "broadcast", "optimizers_of", "refuse_sharded", "report", "trained_parameters"]
 
 
-class TriggeredIntervention(Callback):
+class TriggeredIntervention(Callback, ABC):
     """Acts when its `Trigger` says so; subclasses implement `act` and set `name`.
 
     Args:
@@ -76,9 +77,9 @@ class TriggeredIntervention(Callback):
         """One key per configuration, so that several of a kind can serve one run."""
         return self._generate_state_key(**self._key)
 
+    @abstractmethod
     def act(self, trainer: Trainer, pl_module: LightningModule) -> dict[str, float]:
         """Intervene, and return what was done: name -> number."""
-        raise NotImplementedError
 
     def ready(self) -> bool:
         """Whether a due event can be carried out now; one that must measure first says no until it has."""

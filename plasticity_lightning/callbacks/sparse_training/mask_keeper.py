@@ -9,6 +9,7 @@ therefore lasts until the next of these moments at most.
 from __future__ import annotations
 
 import contextlib
+from abc import ABC, abstractmethod
 from typing import Any
 
 import lightning.pytorch as pl
@@ -22,7 +23,7 @@ from plasticity_lightning.runtime.weight_gate import hold_invariant
 __all__ = ["MaskKeeper"]
 
 
-class MaskKeeper(Callback):
+class MaskKeeper(Callback, ABC):
     """Applies masks at all the moments above, from `keep` on until `let_go`; subclasses have `masks` and `apply`."""
 
     indispensable = True  # `AtomicCheckpoint` refuses to resume without it: the zeros would be lost
@@ -34,13 +35,13 @@ class MaskKeeper(Callback):
         self._keeping = False
 
     @property
+    @abstractmethod
     def masks(self) -> dict[str, Tensor]:
         """Bool masks by parameter name; empty before there are any."""
-        raise NotImplementedError
 
+    @abstractmethod
     def apply(self) -> None:
         """Set the absent weights to 0, in place; cheap enough for every batch."""
-        raise NotImplementedError
 
     def keep(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Hold the masks from now on."""
