@@ -456,9 +456,10 @@ def _learn_at_targets(n_spiked, n_ranked, lr, depression, work, network, how):  
     if n_spiked == 0:
         return
     push, trace, fires, inhibitory = work.push, work.trace, work.fires, work.inhibitory
+    of_inhibitory, of_other = _spike_rates(True, lr, depression), _spike_rates(False, lr, depression)
     for k in range(n_ranked):
-        at_target, at_source = _spike_rates(inhibitory[k], lr, depression)
-        change, _ = _pair_terms(0.0, 1.0, trace[k], 0.0, at_target, at_source)
+        at_target = of_inhibitory[0] if inhibitory[k] else of_other[0]
+        change, _ = _pair_terms(0.0, 1.0, trace[k], 0.0, at_target, 0.0)
         push[k] = 0.0 if fires[k] > 0.0 else change
     own, factor, low, high = work.own, work.factor, work.low, work.high
     for f in range(n_spiked):
