@@ -131,10 +131,12 @@ def _network(pl_module: LightningModule, name: str | None) -> nn.Module:
     weights = layer_weights(pl_module)
     sparse = [n for n, w in weights.items() if zeros_share(w) > 0] or list(weights)
     owners = {n.partition(".")[0] for n in sparse}
-    if len(owners) != 1:
+    if not owners:
         raise UserError(
-            f"the weights are in {', '.join(sorted(owners)) or 'no known layer'}: say by --network which part to export"
+            f"{type(pl_module).__name__} has no linear or convolutional layer: there is no network to export"
         )
+    if len(owners) != 1:
+        raise UserError(f"the weights are in {', '.join(sorted(owners))}: say by --network which part to export")
     return pl_module.get_submodule(owners.pop())
 
 

@@ -34,7 +34,7 @@ SHORT = {
 # commands that take a recipe or a run
 ALL = {
     "fit", "validate", "test", "predict", "diagnose", "coverage", "diagnose-liquid", "pruning-plasticity", "compare",
-    "prediction-rules",
+    "prediction-rules", "export",
 }  # fmt: skip
 # a command that does not fit a family says so in one sentence, with these words
 REFUSED = {
@@ -78,6 +78,8 @@ def arguments_of(command: str, run: list[str]) -> list[str]:
     if command in ("compare", "prediction-rules"):
         return [command, str(folder / "version_0")]
     study = ["--epochs=1", "--prune_rates=[0.5]"] if command == "pruning-plasticity" else []
+    if command == "export":
+        study = ["--format=dense", "--seconds=0", f"--output={folder / 'network.pt'}"]
     return [command, *run, "--ckpt_path", "last", *study]
 
 

@@ -72,8 +72,11 @@ def check_disk(bytes_per_slot: int, capacity: int, folder: Path, already: int) -
 def _compare(what: str, capacity: int, bytes_per_slot: int, place: str, free: int, other: str) -> None:
     needed = bytes_per_slot * capacity
     if needed > free:
-        gigabyte = 1e9
         raise UserError(
-            f"{what} needs {needed / gigabyte:.1f} GB, {place} has {free / gigabyte:.1f} GB free: "
+            f"{what} needs {_size(needed)}, {place} has {_size(free)} free: "
             f"capacity={int(0.9 * free / bytes_per_slot)} would fit{other}"
         )
+
+
+def _size(n_bytes: int) -> str:
+    return f"{n_bytes / 1e9:.1f} GB" if n_bytes >= 1e9 else f"{n_bytes / 1e6:.1f} MB"

@@ -288,7 +288,7 @@ def test_bad_arguments_are_named(options, message):
 
 @pytest.mark.parametrize("storage", ["memory", "memmap", "device"])
 def test_a_replay_that_does_not_fit_says_what_would(storage, tmp_path):
-    with pytest.raises(UserError, match=r"needs \d+\.\d GB, .* free: capacity=\d+ would fit"):
+    with pytest.raises(UserError, match=r"needs \d+\.\d [GM]B, .* free: capacity=\d+ would fit"):
         FrameReplay((3, 84, 84), CONTINUOUS, 10**12, storage=storage, folder=tmp_path)
     replay = FrameReplay(SHAPE, CONTINUOUS, 40)
     replay.check_disk(tmp_path / "not" / "there")
