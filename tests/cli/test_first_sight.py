@@ -45,6 +45,9 @@ REFUSED = {
     ("prediction_object", "diagnose"): "no measure finds anything here",
     ("nalsm", "pruning-plasticity"): "no weight is left to mask",
     ("prediction_object", "pruning-plasticity"): "no weight is left to mask",
+    ("nalsm", "export"): "there is no network to export",
+    ("prediction_object", "export"): "there is no network to export",
+    ("visual_control", "export"): "actor, critic, encoder, target_critic: say by --network which part to export",
     ("visual_control", "pruning-plasticity"): "'val/accuracy' is not logged; logged: eval/episode_steps, eval/return",
     **{
         (family, "prediction-rules"): "no record of the prediction task"
