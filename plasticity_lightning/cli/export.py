@@ -7,6 +7,7 @@ the file is recorded with, compared on and timed on. Nothing but the file is wri
 from __future__ import annotations
 
 import argparse
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
@@ -72,6 +73,8 @@ class _ExportCLI(PlasticityCLI):
 
     def _run_subcommand(self, subcommand: str) -> None:
         self.config_init[subcommand].verbose = False  # metrics of these few batches would mislead
+        # the recipe's callbacks are left out on purpose
+        warnings.filterwarnings("ignore", message=r".*callbacks used to create the checkpoint need to be provided")
         super()._run_subcommand(subcommand)
         options, network = self.options, self.seen.network
         if network is None or not self.seen.batches:

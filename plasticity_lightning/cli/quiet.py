@@ -19,6 +19,7 @@ _MESSAGES = (
 _WORKERS = r".*does not have many workers"
 _WARNINGS = (
     r".*isinstance\(treespec, LeafSpec\)",  # Lightning calls what torch has deprecated
+    r"Sparse CSR tensor support is in beta state",  # whoever asks for CSR has read so
     r"(?s)\s*.*deprecated in v4\.\d+\.\d+ and will be removed in v5",  # Lightning calls what jsonargparse has deprecated
 )
 

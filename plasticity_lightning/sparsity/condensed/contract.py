@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from plasticity_lightning.errors import nearest
+from plasticity_lightning.sparsity.condensed.layout import Condensed
 
 __all__ = ["Backend", "Engine", "check_arguments", "check_backend"]
 
@@ -43,17 +44,32 @@ def check_backend(backend: str) -> None:
         )
 
 
-def check_arguments(x: Tensor, values: Tensor, n_inputs: int) -> None:
-    """Refuse an input that does not fit the layer.
+def check_arguments(x: Tensor, weight: Condensed, bias: Tensor | None) -> None:
+    """Refuse what does not fit together: compiled kernels believe sizes and types.
 
     Raises:
-        ValueError: if its last dimension, its dtype or its device is another than the layer's.
+        ValueError: if x or the bias do not fit the weight in size, dtype or device, or a part of the weight does not fit the others.
     """
+    values, index, counts, _, (n_outputs, n_inputs) = weight
     if x.ndim == 0 or x.shape[-1] != n_inputs:
         raise ValueError(f"the layer reads {n_inputs} inputs along the last dimension, x is {tuple(x.shape)}")
     if x.dtype != values.dtype or x.device != values.device:
         raise ValueError(
             f"x is {x.dtype} on {x.device}, the layer {values.dtype} on {values.device}; convert one with .to(...)"
         )
-    if values.dtype not in (torch.float32, torch.float64, torch.float16, torch.bfloat16):
+    if values.dtype not in _NUMBERS:
         raise ValueError(f"condensed layers compute with real floating numbers, not {values.dtype}")
+    if bias is not None and (bias.dtype != x.dtype or bias.shape != (n_outputs,) or not bias.is_contiguous()):
+        raise ValueError(
+            f"bias must be {x.dtype}, contiguous and of size {n_outputs}; it is {bias.dtype}, {tuple(bias.shape)}"
+        )
+    if index.shape != values.shape or counts.dtype != torch.int32 or len(counts) != len(values):
+        raise ValueError(
+            f"index {tuple(index.shape)} and counts {counts.dtype} {tuple(counts.shape)} do not fit values "
+            f"{tuple(values.shape)}; `condense` makes what does"
+        )
+    if not (values.is_contiguous() and index.is_contiguous() and counts.is_contiguous()):
+        raise ValueError("values, index and counts must be contiguous; `condense` makes them so")
+
+
+_NUMBERS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)

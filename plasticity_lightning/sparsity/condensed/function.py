@@ -32,10 +32,10 @@ def condensed_linear(x: Tensor, weight: Condensed, bias: Tensor | None = None, b
         [..., out].
 
     Raises:
-        ValueError: if x does not fit, the back end is unknown, or cannot take such tensors.
+        ValueError: if x or bias do not fit, the back end is unknown, or cannot take such tensors.
     """
     values, index, counts, rows, (n_outputs, n_inputs) = weight
-    check_arguments(x, values, n_inputs)
+    check_arguments(x, weight, bias)
     engine = _engine(backend, values)
     flat = x.ndim == 2 and x.is_contiguous()  # these checks count: a small product takes microseconds
     samples = x if flat else x.reshape(-1, n_inputs).contiguous()

@@ -390,7 +390,7 @@ torch.save({"masks": sparse.masks, "state": module.state_dict(), "updates": spar
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("method", ["granet", "set"])
+@pytest.mark.parametrize("method", ["granet", "set", "srigl"])
 def test_two_ranks_have_one_mask(tmp_path, method):
     script = tmp_path / "script.py"
     script.write_text(_SCRIPT)

@@ -123,6 +123,14 @@ def test_errors_say_what_is_allowed():
         condensed_linear(torch.ones(1, 4), weight)
     with pytest.raises(ValueError, match=r"x is torch\.float64 on cpu, the layer torch\.float32"):
         condensed_linear(torch.ones(1, 3, dtype=torch.float64), weight)
+    for bias in (torch.ones(2), torch.ones(3).double(), torch.ones(6)[::2]):
+        with pytest.raises(ValueError, match=r"bias must be torch\.float32, contiguous and of size 3"):
+            condensed_linear(torch.ones(1, 3), weight, bias)
+    for wrong in ({"counts": weight.counts.long()}, {"index": weight.index[:2]}):
+        with pytest.raises(ValueError, match=r"do not fit values \(3, 1\)"):
+            condensed_linear(torch.ones(1, 3), weight._replace(**wrong))
+    with pytest.raises(ValueError, match="must be contiguous; `condense` makes them so"):
+        condensed_linear(torch.ones(1, 3), weight._replace(values=torch.ones(6, 1)[::2]))
     with pytest.raises(ValueError, match=r"got 'cup'.*did you mean 'cpu'"):
         condensed_linear(torch.ones(1, 3), weight, backend="cup")
     with pytest.raises(ValueError, match="takes float32 and float64 on a CPU"):
