@@ -29,7 +29,8 @@ class PeriodicSignalDataModule(LightningDataModule):
         piece_ms: length of a piece, a whole number of time steps.
         settle_ms: before learning starts, at least 0.
         learn_ms: of teaching, at least one piece.
-        free_ms: of the test, at least one piece.
+        free_ms: of the test and of prediction, at least one piece.
+        validate_ms: of a validation, which runs free, too, at least one piece.
 
     Raises:
         DataArgumentError: if an argument is out of range.
@@ -45,6 +46,7 @@ class PeriodicSignalDataModule(LightningDataModule):
         settle_ms: float = 1000.0,
         learn_ms: float = 4000.0,
         free_ms: float = 3000.0,
+        validate_ms: float = 1000.0,
     ) -> None:
         super().__init__()
         for name, value in (("frequency_hz", frequency_hz), ("dt_ms", dt_ms), ("piece_ms", piece_ms)):
@@ -54,6 +56,7 @@ class PeriodicSignalDataModule(LightningDataModule):
             ("settle_ms", settle_ms, 0),
             ("learn_ms", learn_ms, piece_ms),
             ("free_ms", free_ms, piece_ms),
+            ("validate_ms", validate_ms, piece_ms),
         ):
             if not value >= least:
                 raise DataArgumentError(f"{name}={value}: must be at least {least}.")
@@ -61,7 +64,9 @@ class PeriodicSignalDataModule(LightningDataModule):
         if abs(self.steps * dt_ms - piece_ms) > 1e-6 * piece_ms:
             raise DataArgumentError(f"piece_ms={piece_ms}: must be a whole number of time steps of {dt_ms} ms.")
         self.frequency_hz, self.dt_ms = frequency_hz, dt_ms
-        self.settle, self.learn, self.free = (round(ms / piece_ms) for ms in (settle_ms, learn_ms, free_ms))
+        self.settle, self.learn, self.free, self.validation = (
+            round(ms / piece_ms) for ms in (settle_ms, learn_ms, free_ms, validate_ms)
+        )
 
     def piece(self, i: int) -> dict[str, Any]:
         """Piece i, from 0; those behind the teaching are for the test."""
@@ -71,11 +76,17 @@ class PeriodicSignalDataModule(LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Any]:
         """Settling and teaching, in order."""
-        return ResumableDataLoader(_Pieces(self, 0, self.settle + self.learn), 1, collate_fn=_first)
+        return ResumableDataLoader(_Pieces(self, 0, self.settle + self.learn), batch_size=1, collate_fn=_first)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """The first pieces of the test."""
+        return DataLoader(_Pieces(self, self.settle + self.learn, self.validation), batch_size=1, collate_fn=_first)
 
     def test_dataloader(self) -> DataLoader[Any]:
         """What comes next, for the network to continue by itself."""
-        return DataLoader(_Pieces(self, self.settle + self.learn, self.free), 1, collate_fn=_first)
+        return DataLoader(_Pieces(self, self.settle + self.learn, self.free), batch_size=1, collate_fn=_first)
+
+    predict_dataloader = test_dataloader
 
 
 class _Pieces(Dataset[Any]):

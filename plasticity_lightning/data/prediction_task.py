@@ -14,7 +14,6 @@ docs/papers/prediction_object.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -23,101 +22,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from plasticity_lightning.data.errors import DataArgumentError
+from plasticity_lightning.data.prediction_world import STANDARD, Cue, Phase, check_phases, truth_of
 from plasticity_lightning.data.tasks.task_stream import named_generator
 from plasticity_lightning.runtime.loaders import ResumableDataLoader, SeededSampler
 
-__all__ = ["Cue", "Phase", "PredictionTaskDataModule", "lanes_of_rank"]
-
-
-@dataclass(frozen=True)
-class Cue:
-    """What a cue announces during a phase.
-
-    Args:
-        latencies_ms: possible onsets of the outcome after cue onset, each positive and within the window.
-        outcomes: probability of each outcome, given that one comes; they sum to 1.
-        latency_weights: probability of each latency; None weighs them alike.
-        event: probability that an outcome comes at all, in [0, 1].
-        channels: stimulus channels that are on together; None is the cue's own. Two channels are a compound of two
-            cues.
-        learned: False makes every trial of the cue a probe.
-
-    Raises:
-        DataArgumentError: if a value is out of range.
-    """
-
-    latencies_ms: list[float]
-    outcomes: list[float]
-    latency_weights: list[float] | None = None
-    event: float = 1.0
-    channels: list[int] | None = None
-    learned: bool = True
-
-    def __post_init__(self) -> None:
-        if not self.latencies_ms or not all(latency > 0 for latency in self.latencies_ms):
-            raise DataArgumentError(f"latencies_ms={self.latencies_ms}: must be one or more positive times.")
-        if len(set(self.latencies_ms)) < len(self.latencies_ms):
-            raise DataArgumentError(f"latencies_ms={self.latencies_ms}: must not hold a time twice.")
-        for name, weights in (("outcomes", self.outcomes), ("latency_weights", self.latency_weights)):
-            if weights is not None and (min(weights, default=-1) < 0 or abs(sum(weights) - 1) > 1e-9):
-                raise DataArgumentError(f"{name}={weights}: must be probabilities that sum to 1.")
-        if self.latency_weights is not None and len(self.latency_weights) != len(self.latencies_ms):
-            raise DataArgumentError(
-                f"latency_weights={self.latency_weights}: must have one entry for each of latencies_ms={self.latencies_ms}."
-            )
-        if not 0 <= self.event <= 1:
-            raise DataArgumentError(f"event={self.event}: must lie in [0, 1].")
-        if self.channels is not None and (not self.channels or min(self.channels) < 0):
-            raise DataArgumentError(
-                f"channels={self.channels}: must be channel numbers from 0, or null for the cue's own."
-            )
-
-    @property
-    def weights(self) -> list[float]:
-        """Probability of each latency."""
-        n = len(self.latencies_ms)
-        return [1 / n] * n if self.latency_weights is None else self.latency_weights
-
-    def events(self) -> list[tuple[int, int, float]]:
-        """(outcome, index of its latency, probability) of all that may come, with probability above 0.
-
-        The rest are omissions.
-        """
-        return [
-            (k, m, self.event * p * q)
-            for k, p in enumerate(self.outcomes)
-            for m, q in enumerate(self.weights)
-            if self.event * p * q > 0
-        ]
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of the protocol in which the world stays as it is.
-
-    Args:
-        cues: what each cue announces; every phase has the same number of cues and outcomes.
-        blocks: mini-blocks, each of which shows every cue once, at least 1.
-
-    Raises:
-        DataArgumentError: if there is no cue or no block.
-    """
-
-    cues: list[Cue]
-    blocks: int = 70
-
-    def __post_init__(self) -> None:
-        if not self.cues:
-            raise DataArgumentError("cues=[]: a phase needs at least one cue.")
-        if self.blocks < 1:
-            raise DataArgumentError(f"blocks={self.blocks}: must be an integer of at least 1.")
-
-
-_STANDARD = (
-    Phase([Cue([300.0], [0.8, 0.2]), Cue([500.0], [0.5, 0.5]), Cue([700.0], [0.2, 0.8])]),
-    Phase([Cue([600.0], [0.8, 0.2]), Cue([500.0], [0.5, 0.5]), Cue([700.0], [0.2, 0.8])]),
-    Phase([Cue([600.0], [0.2, 0.8]), Cue([500.0], [0.5, 0.5]), Cue([700.0], [0.2, 0.8])]),
-)
+__all__ = ["PredictionTaskDataModule", "lanes_of_rank"]
 
 
 class PredictionTaskDataModule(LightningDataModule):
@@ -152,6 +61,9 @@ class PredictionTaskDataModule(LightningDataModule):
         level_noise: standard deviation of every stimulus's level around its own, in shares of it.
         distractors: mean number of distractors a trial (Poisson), at random times on random channels of their own.
         distractor_channels: how many, at least 1 if there are distractors.
+        probe_blocks: mini-blocks of probes for validation and prediction, at least 1.
+
+    State: the phase that training had come to when a checkpoint was written: its world is the one of the probes.
 
     Raises:
         DataArgumentError: if an argument is out of range, or phases differ in their numbers of cues or outcomes.
@@ -177,9 +89,10 @@ class PredictionTaskDataModule(LightningDataModule):
         level_noise: float = 0.0,
         distractors: float = 0.0,
         distractor_channels: int = 0,
+        probe_blocks: int = 8,
     ) -> None:
         super().__init__()
-        self.phases = list(_STANDARD) if phases is None else list(phases)
+        self.phases = list(STANDARD) if phases is None else list(phases)
         least = {
             "lanes": (lanes, 1),
             "seed": (seed, 0),
@@ -194,6 +107,7 @@ class PredictionTaskDataModule(LightningDataModule):
             "level_noise": (level_noise, 0),
             "distractors": (distractors, 0),
             "distractor_channels": (distractor_channels, int(distractors > 0)),
+            "probe_blocks": (probe_blocks, 1),
         }
         for name, (value, low) in least.items():
             if not value >= low:
@@ -224,10 +138,11 @@ class PredictionTaskDataModule(LightningDataModule):
         )
         self.interval_ms, self.outcome_level, self.latency_jitter_ms = interval_ms, outcome_level, latency_jitter_ms
         self.level_noise, self.distractors, self.distractor_channels = level_noise, distractors, distractor_channels
-        self._check_phases()
+        check_phases(self.phases, window_ms, urn)
+        self.probe_blocks = probe_blocks
+        self._kept_phase = len(self.phases) - 1
         self.n_cues, self.n_outcomes = len(self.phases[0].cues), len(self.phases[0].cues[0].outcomes)
         self.n_channels = self.n_cues + self.n_outcomes + distractor_channels
-        self._check_channels()
         self._starts = [lead_in_blocks]  # first block of each phase, then the end
         for phase in self.phases:
             self._starts.append(self._starts[-1] + phase.blocks)
@@ -243,40 +158,82 @@ class PredictionTaskDataModule(LightningDataModule):
         Raises:
             DataArgumentError: if the protocol has no such trial or lane.
         """
-        lanes = range(self.lanes) if lanes is None else lanes
         if not 0 <= k < self.n_trials:
             raise DataArgumentError(f"trial {k}: the protocol has trials 0 to {self.n_trials - 1}.")
+        return self._batch(k, lanes, self._phase_of(k), probe=False)
+
+    def probe(self, k: int, lanes: Sequence[int] | None = None) -> dict[str, Any]:
+        """The batch of probe k, from 0, for these lanes (all by default): a cue of the present world, and no outcome.
+
+        Its random draws are no trial's; several probes go on from each other as trials do.
+
+        Raises:
+            DataArgumentError: if there is no such probe or lane.
+        """
+        if not 0 <= k < self.probe_blocks * self.n_cues:
+            raise DataArgumentError(f"probe {k}: there are probes 0 to {self.probe_blocks * self.n_cues - 1}.")
+        return self._batch(self.n_trials + k, lanes, self.present_phase, probe=True)
+
+    @property
+    def present_phase(self) -> int:
+        """That of the last trained trial or of the loaded checkpoint; before any, the last one."""
+        trained = -1 if self.trainer is None else self.trainer.fit_loop.total_batch_idx
+        return self._kept_phase if trained < 0 else max(0, self._phase_of(trained))
+
+    def state_dict(self) -> dict[str, Any]:
+        """The present phase."""
+        return {"phase": self.present_phase}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it up again."""
+        self._kept_phase = min(state_dict["phase"], len(self.phases) - 1)
+
+    def truth(self) -> dict[str, Tensor]:
+        """What each cue of each phase announces.
+
+        `latencies_ms`, `latency_probability` [P, C, M], `outcome_probability` [P, C, K],
+        `event_probability`, `learned` [P, C]; `blocks` [P].
+        """
+        n_latencies = max(len(c.latencies_ms) for p in self.phases for c in p.cues)
+        tables = [truth_of(phase.cues, n_latencies) for phase in self.phases]
+        return {
+            **{name: torch.stack([table[name] for table in tables]) for name in tables[0]},
+            "learned": torch.tensor([[cue.learned for cue in phase.cues] for phase in self.phases]),
+            "blocks": torch.tensor([phase.blocks for phase in self.phases]),
+        }
+
+    def train_dataloader(self) -> DataLoader[Any]:
+        """All trials in order; every process gets its lanes of each."""
+        return self._loader(self.trial, self.n_trials)
+
+    def val_dataloader(self) -> DataLoader[Any]:
+        """Probes of the world that training has come to, in order."""
+        return self._loader(self.probe, self.probe_blocks * self.n_cues)
+
+    predict_dataloader = val_dataloader
+
+    def test_dataloader(self) -> DataLoader[Any]:
+        """One batch: `truth()`, against which a module scores what it recorded."""
+        return DataLoader([self.truth()], batch_size=None)  # type: ignore[arg-type] # a list is a map-style data set
+
+    # private
+
+    def _loader(self, trial: Callable[[int, Sequence[int]], dict[str, Any]], n: int) -> DataLoader[Any]:
+        return ResumableDataLoader(
+            _Trials(trial, self.lanes, n), batch_size=1, sampler=_InOrder(n), collate_fn=_unchanged
+        )
+
+    def _phase_of(self, k: int) -> int:
+        """Phase of a trial, -1 in the lead-in; behind the end the last one."""
+        block = k // self.n_cues
+        return next((i for i, end in enumerate(self._starts) if block < end), len(self.phases)) - 1
+
+    def _batch(self, k: int, lanes: Sequence[int] | None, phase: int, probe: bool) -> dict[str, Any]:
+        lanes = range(self.lanes) if lanes is None else lanes
         if not lanes or min(lanes) < 0 or max(lanes) >= self.lanes:
             raise DataArgumentError(f"lanes {list(lanes)}: must lie in 0 to {self.lanes - 1}.")
         block, position = divmod(k, self.n_cues)
-        phase = next(i for i, end in enumerate(self._starts) if block < end) - 1
-        return self._batch(k, phase, [self._lane_trial(lane, k, block, position, phase) for lane in lanes], lanes)
-
-    def last_probe(self, cue: int, lanes: Sequence[int] | None = None) -> dict[str, Any]:
-        """The batch of a cue alone as the last phase has it, numbered behind the protocol's trials: for validation and prediction.
-
-        Raises:
-            DataArgumentError: if there is no such cue.
-        """
-        lanes = range(self.lanes) if lanes is None else lanes
-        if not 0 <= cue < self.n_cues:
-            raise DataArgumentError(f"cue {cue}: must lie in 0 to {self.n_cues - 1}.")
-        world, phase = self.phases[-1].cues[cue], len(self.phases) - 1
-        drawn = [
-            {
-                "cue": cue,
-                "outcome": -1,
-                "onset_ms": -1.0,
-                "probe": True,
-                "duration_ms": self.baseline_ms + self.trial_ms + self.interval_ms[0],
-                "truth": world,
-                "stimuli": self._cue(world, cue, named_generator("last probe", self.seed + lane, cue)),
-            }
-            for lane in lanes
-        ]
-        return self._batch(self.n_trials + cue, phase, drawn, lanes)
-
-    def _batch(self, k: int, phase: int, drawn: list[dict[str, Any]], lanes: Sequence[int]) -> dict[str, Any]:
+        drawn = [self._lane_trial(lane, k, block, position, phase, probe) for lane in lanes]
         n_latencies = max(len(c.latencies_ms) for p in self.phases for c in p.cues)
         return {
             "trial": k,
@@ -290,50 +247,13 @@ class PredictionTaskDataModule(LightningDataModule):
                 name: torch.tensor([d[name] for d in drawn])
                 for name in ("cue", "outcome", "onset_ms", "probe", "duration_ms")
             },
-            **_truth([d["truth"] for d in drawn], n_latencies),
+            **truth_of([d["truth"] for d in drawn], n_latencies),
             "stimuli": torch.tensor(
                 [(i, *row) for i, d in enumerate(drawn) for row in d["stimuli"]], dtype=torch.float64
             ).reshape(-1, 5),
         }
 
-    def truth(self) -> dict[str, Tensor]:
-        """What each cue of each phase announces.
-
-        `latencies_ms`, `latency_probability` [P, C, M], `outcome_probability` [P, C, K],
-        `event_probability`, `learned` [P, C]; `blocks` [P].
-        """
-        n_latencies = max(len(c.latencies_ms) for p in self.phases for c in p.cues)
-        tables = [_truth(phase.cues, n_latencies) for phase in self.phases]
-        return {
-            **{name: torch.stack([table[name] for table in tables]) for name in tables[0]},
-            "learned": torch.tensor([[cue.learned for cue in phase.cues] for phase in self.phases]),
-            "blocks": torch.tensor([phase.blocks for phase in self.phases]),
-        }
-
-    def train_dataloader(self) -> DataLoader[Any]:
-        """All trials in order; every process gets its lanes of each."""
-        return self._loader(self.n_trials, self.trial)
-
-    def val_dataloader(self) -> DataLoader[Any]:
-        """Each cue of the last phase alone: what has been learned, tried without learning."""
-        return self._loader(self.n_cues, self.last_probe)
-
-    def predict_dataloader(self) -> DataLoader[Any]:
-        """The validation batches."""
-        return self.val_dataloader()
-
-    def test_dataloader(self) -> DataLoader[Any]:
-        """One batch: `truth()`, against which a module scores what it recorded."""
-        return DataLoader([self.truth()], batch_size=None)  # type: ignore[arg-type] # a list is a map-style data set
-
-    # private
-
-    def _loader(self, length: int, make: Callable[[int, Sequence[int]], dict[str, Any]]) -> DataLoader[Any]:
-        return ResumableDataLoader(
-            _Trials(length, make, self.lanes), batch_size=1, sampler=_InOrder(length), collate_fn=_unchanged
-        )
-
-    def _lane_trial(self, lane: int, k: int, block: int, position: int, phase: int) -> dict[str, Any]:
+    def _lane_trial(self, lane: int, k: int, block: int, position: int, phase: int, probe: bool) -> dict[str, Any]:
         seed = self.seed + lane
         order = torch.randperm(self.n_cues, generator=named_generator("cue order", seed, block))
         number = int(order[position])
@@ -342,11 +262,13 @@ class PredictionTaskDataModule(LightningDataModule):
         within = block - (self._starts[phase] if phase >= 0 else 0)
         lead_in = phase < 0
         scheduled = not lead_in and self.probe_every > 0 and within % self.probe_every == self.probe_every - 1
-        probe = scheduled or not cue.learned
+        probe = probe or scheduled or not cue.learned
         draws = named_generator("trial", seed, k)
         low, high = (ms // 5 for ms in self.interval_ms)
         interval = 5 * int(torch.randint(low, high + 1, (), generator=draws))
-        stimuli = self._cue(cue, number, draws)
+        stimuli: list[tuple[float, ...]] = []
+        channels = [number] if cue.channels is None else cue.channels
+        stimuli += [self._stimulus(c, 0.0, 1.0, draws) for c in channels]
         event = None if probe else self._event(cue, seed, phase, number, within)
         outcome, onset = -1, -1.0
         if event is not None:
@@ -371,10 +293,6 @@ class PredictionTaskDataModule(LightningDataModule):
             "truth": cue,
             "stimuli": stimuli,
         }
-
-    def _cue(self, cue: Cue, number: int, draws: torch.Generator) -> list[tuple[float, ...]]:
-        channels = [number] if cue.channels is None else cue.channels
-        return [self._stimulus(channel, 0.0, 1.0, draws) for channel in channels]
 
     def _stimulus(self, channel: int, onset: float, level: float, draws: torch.Generator) -> tuple[float, ...]:
         if self.level_noise:
@@ -402,32 +320,6 @@ class PredictionTaskDataModule(LightningDataModule):
         filling = named_generator("urn", seed, phase, number, drawn // self.urn)
         return balls[int(torch.randperm(self.urn, generator=filling)[drawn % self.urn])]
 
-    def _check_phases(self) -> None:
-        if not self.phases:
-            raise DataArgumentError("phases=[]: must hold at least one phase.")
-        cues, outcomes = len(self.phases[0].cues), len(self.phases[0].cues[0].outcomes)
-        for number, phase in enumerate(self.phases):
-            if len(phase.cues) != cues or any(len(cue.outcomes) != outcomes for cue in phase.cues):
-                raise DataArgumentError(
-                    f"phases: every phase must have {cues} cues with {outcomes} outcomes, as the first has; phase {number} differs."
-                )
-            for cue in phase.cues:
-                if max(cue.latencies_ms) >= self.window_ms:
-                    raise DataArgumentError(
-                        f"latencies_ms={cue.latencies_ms}: must be below window_ms={self.window_ms}."
-                    )
-                parts = [self.urn * probability for _, _, probability in cue.events()]
-                if self.urn and cue.learned and any(abs(part - round(part)) > 1e-6 for part in parts):
-                    raise DataArgumentError(
-                        f"urn={self.urn}: cannot hold the probabilities {[round(p / self.urn, 6) for p in parts]} exactly; "
-                        "give a multiple of it, or urn=0 for independent draws."
-                    )
-
-    def _check_channels(self) -> None:
-        for cue in (cue for phase in self.phases for cue in phase.cues):
-            if cue.channels is not None and max(cue.channels) >= self.n_cues:
-                raise DataArgumentError(f"channels={cue.channels}: cues have the channels 0 to {self.n_cues - 1}.")
-
 
 def lanes_of_rank(lanes: int, rank: int, world: int) -> range:
     """The lanes of one of `world` processes: contiguous, their numbers differing by one at most.
@@ -438,16 +330,6 @@ def lanes_of_rank(lanes: int, rank: int, world: int) -> range:
     if lanes < world:
         raise DataArgumentError(f"lanes={lanes}: must be at least the number of processes, {world}.")
     return range(rank * lanes // world, (rank + 1) * lanes // world)
-
-
-def _truth(cues: Sequence[Cue], n_latencies: int) -> dict[str, Tensor]:
-    missing = [n_latencies - len(cue.latencies_ms) for cue in cues]
-    return {
-        "latencies_ms": torch.tensor([c.latencies_ms + [float("nan")] * m for c, m in zip(cues, missing, strict=True)]),
-        "latency_probability": torch.tensor([c.weights + [0.0] * m for c, m in zip(cues, missing, strict=True)]),
-        "outcome_probability": torch.tensor([cue.outcomes for cue in cues]),
-        "event_probability": torch.tensor([cue.event for cue in cues]),
-    }
 
 
 class _InOrder(SeededSampler):
@@ -465,10 +347,10 @@ class _InOrder(SeededSampler):
 
 
 class _Trials(Dataset[Any]):
-    """Draws trials for the lanes of this process."""
+    """Draws a trial for the lanes of this process."""
 
-    def __init__(self, length: int, make: Callable[[int, Sequence[int]], dict[str, Any]], lanes: int) -> None:
-        self.length, self.make, self.lanes = length, make, lanes
+    def __init__(self, trial: Callable[[int, Sequence[int]], dict[str, Any]], lanes: int, length: int) -> None:
+        self.trial, self.lanes, self.length = trial, lanes, length
 
     def __len__(self) -> int:
         return self.length
@@ -477,7 +359,7 @@ class _Trials(Dataset[Any]):
         rank, world = 0, 1
         if torch.distributed.is_available() and torch.distributed.is_initialized():
             rank, world = torch.distributed.get_rank(), torch.distributed.get_world_size()
-        return self.make(trials[0], lanes_of_rank(self.lanes, rank, world))
+        return self.trial(trials[0], lanes_of_rank(self.lanes, rank, world))
 
 
 def _unchanged(batch: Any) -> Any:

@@ -108,6 +108,7 @@ class ForceGenerator(pl.LightningModule):
         self.readout_weight = torch.nn.Parameter(
             torch.zeros(lanes, 1, n_neurons, dtype=torch.float64), requires_grad=False
         )
+        self._aside: dict[str, Tensor] = {}  # state of a free run
         self._free: list[tuple[Tensor, Tensor]] = []
 
     inverse: Tensor
@@ -116,22 +117,47 @@ class ForceGenerator(pl.LightningModule):
 
     def training_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Settle or learn for a piece."""
-        output, decoder = self._run(batch["target"], batch["learn"])
+        output, after, learned = self._run(batch["target"], self._carried(), batch["learn"])
+        for name, value in after.items():
+            getattr(self, name).copy_(value)
+        decoder: Tensor = self.readout_weight
+        if learned.inverse is not None:
+            self.inverse.copy_(learned.inverse)
+            decoder = learned.decoder.to(self.device)
         self.readout_weight.grad = self.readout_weight - decoder  # the rule as an optimizer, see PredictionObject
         cast(LightningOptimizer, self.optimizers()).step()
         if batch["learn"]:
-            error = (output[..., 0] - batch["target"][:, 0]).square().mean().sqrt()
+            error = (output[..., 0] - batch["target"][:, 0].cpu()).square().mean().sqrt()
             self.log("train/rms_error", error.float(), prog_bar=True, batch_size=1)
 
-    def test_step(self, batch: dict[str, Any], batch_idx: int) -> None:
+    def on_validation_epoch_start(self) -> None:
+        """A free run begins with the present state."""
+        self._aside, self._free = self._carried(), []
+
+    on_test_epoch_start = on_predict_epoch_start = on_validation_epoch_start
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
         """Run free for a piece."""
-        output, _ = self._run(batch["target"], learn=False)
-        self._free.append((output[..., 0].cpu(), batch["target"][:, 0].cpu()))
+        self._free.append((self._generated(batch), batch["target"][:, 0].cpu()))
+
+    test_step = validation_step
+
+    def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
+        """What is generated in a piece: `output` and the `target`, both float64, [L, T] and [T]."""
+        return {"output": self._generated(batch), "target": batch["target"][:, 0].cpu()}
+
+    def on_validation_epoch_end(self) -> None:
+        """Score it."""
+        if not self.trainer.sanity_checking:
+            self._score("val")
 
     def on_test_epoch_end(self) -> None:
+        """Score it."""
+        self._score("test")
+
+    def _score(self, stage: str) -> None:
         """Frequency, amplitude and shape of what was generated, means over lanes, sampled every ms."""
         signal, target = (torch.cat(part, -1) for part in zip(*self._free, strict=True))
-        self._free = []
         dt = float(self.hparams["dt"])
         every = max(1, round(1 / dt))
         signal, target, step = signal[:, ::every], target[::every], dt * every
@@ -144,9 +170,9 @@ class ForceGenerator(pl.LightningModule):
             "best_lag_correlation": [best_lag_correlation(s, target, lags) for s in signal],
         }
         for name, lanes in values.items():
-            self.log(f"test/{name}", torch.stack(lanes).nanmean().float(), batch_size=1)
+            self.log(f"{stage}/{name}", torch.stack(lanes).nanmean().float(), batch_size=1)
             for lane, value in enumerate(lanes):
-                self.log(f"test/lane_{lane}/{name}", value.float(), batch_size=1)
+                self.log(f"{stage}/lane_{lane}/{name}", value.float(), batch_size=1)
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
         """Takes changes of the decoder as they are."""
@@ -160,8 +186,18 @@ class ForceGenerator(pl.LightningModule):
         if self.trainer.world_size > 1:
             raise MisconfigurationException("ForceGenerator runs in one process; its lanes run in threads")
 
-    def _run(self, target: Tensor, learn: bool) -> tuple[Tensor, Tensor]:
-        """(outputs [L, T, 1], decoder [L, 1, N] after the piece)."""
+    def _generated(self, batch: dict[str, Any]) -> Tensor:
+        output, self._aside, _ = self._run(batch["target"], self._aside, learn=False)
+        return output[..., 0]
+
+    def _carried(self) -> dict[str, Tensor]:
+        names = [*(f"state_{name}" for name in _CARRIED), "output"]
+        return {name: getattr(self, name).cpu().clone() for name in names}
+
+    def _run(
+        self, target: Tensor, carried: dict[str, Tensor], learn: bool
+    ) -> tuple[Tensor, dict[str, Tensor], LoopState]:
+        """(outputs [L, T, 1], what `_carried` gives after the piece, the loop after it)."""
         lanes, steps = len(self.encoder), len(target)
         loop = ClosedLoop(
             self.encoder.cpu(),
@@ -169,8 +205,8 @@ class ForceGenerator(pl.LightningModule):
             period=self.hparams["period"],
             stale_gain=self.hparams["stale_gain"],
         )
-        carried = {name: getattr(self, f"state_{name}").cpu() for name in _CARRIED}
-        held = LoopState(self.readout_weight.detach().cpu(), self.inverse.cpu() if learn else None, self.output.cpu())
+        held = LoopState(self.readout_weight.detach().cpu(), self.inverse.cpu() if learn else None, carried["output"])
+        state_before: dict[str, Any] = {name: carried[f"state_{name}"] for name in _CARRIED}
         drive = Drive.intervals(steps, 0, [[] for _ in range(lanes)])
         trace = Trace(
             self.trace.rise, self.trace.decay, every=steps * self.hparams["dt"]
@@ -178,16 +214,12 @@ class ForceGenerator(pl.LightningModule):
         activity, state = self.simulate(
             self.reservoir,
             drive,
-            ReservoirState(**carried, loop=held),
+            ReservoirState(**state_before, loop=held),
             trace=trace,
             loop=loop,
             threads=self.hparams["threads"],
         )
-        for name in _CARRIED:
-            getattr(self, f"state_{name}").copy_(getattr(state, name))
         assert state.loop is not None
         assert activity.output is not None
-        self.output.copy_(state.loop.output)
-        if state.loop.inverse is not None:
-            self.inverse.copy_(state.loop.inverse)
-        return activity.output, state.loop.decoder.to(self.device)
+        after = {f"state_{name}": getattr(state, name) for name in _CARRIED}
+        return activity.output, {**after, "output": state.loop.output}, state.loop

@@ -14,7 +14,6 @@ See docs/papers/prediction_object.md.
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, cast
 
 import lightning.pytorch as pl
@@ -27,26 +26,14 @@ from plasticity_lightning.errors import UserError
 from plasticity_lightning.measures.prediction import timing_error
 from plasticity_lightning.measures.prediction_record import PredictionRecord, scores
 from plasticity_lightning.modules.lane_exchange import exchange_lanes
+from plasticity_lightning.modules.reservoir_trials import CarriedState, ReservoirTrials, lanes_of
 from plasticity_lightning.readouts.homeostasis import Homeostasis
-from plasticity_lightning.readouts.learners import Trial, learner_named
+from plasticity_lightning.readouts.learner import Trial
+from plasticity_lightning.readouts.learners import learner_named
 from plasticity_lightning.readouts.modulation import Modulation
 from plasticity_lightning.runtime.hyperparameters import from_hyperparameter, save_plain_hyperparameters
-from plasticity_lightning.runtime.trial_store import TrialStore, next_key
 from plasticity_lightning.spiking.izhikevich_populations import NeuronSpread
-from plasticity_lightning.spiking.reservoir import (
-    Drive,
-    EngineName,
-    Reservoir,
-    ReservoirActivity,
-    ReservoirOptions,
-    ReservoirState,
-    SplitExponentials,
-    Trace,
-    draw_reservoir,
-    initial_state,
-    join_lanes,
-)
-from plasticity_lightning.spiking.reservoir import engine as select_engine
+from plasticity_lightning.spiking.reservoir import EngineName, ReservoirActivity, ReservoirOptions, SplitExponentials
 from plasticity_lightning.spiking.threads import available_threads
 
 __all__ = ["PredictionObject"]
@@ -54,14 +41,15 @@ __all__ = ["PredictionObject"]
 # hyperparameters are part of checkpoints, which are read with weights_only=True
 torch.serialization.add_safe_globals([ReservoirOptions, NeuronSpread, SplitExponentials])
 
-_CARRIED = ("v", "u", "first", "second", "inhibitory", "rising", "decaying")
+_PROBE_SCORES = ("timing_error_ms", "anticipation_ms", "r", "slope", "intercept", "off_time")  # of one phase alone
 
 
 class PredictionObject(pl.LightningModule):
     """Reservoir, homeostasis and readouts; every rule of `readouts.learners.LEARNERS` runs the same protocol.
 
     Batches are those of `PredictionTaskDataModule`. Lane l has the network and the noise of seed `seed + l`, whatever
-    the other lanes are. States are kept in half precision, cached or not, so that a cache changes no result.
+    the other lanes are. Validation and prediction show probes of the present world from the present state, which does
+    not move: nothing is learned from them.
 
     Args:
         reservoir: how a lane's network is drawn; `n_channels` must be the data's cues, outcomes and distractors.
@@ -70,7 +58,7 @@ class PredictionObject(pl.LightningModule):
         seed: of the first lane.
         rule: "three_factor" is the prediction object; "lms", "force", "rls" and "ridge" are foils; or the
             import path of a learner of yours.
-        rule_arguments: options of the rule, see `readouts.learners`.
+        rule_arguments: options of the rule, see `readouts.online_learners` and `readouts.supervised_learners`.
         reset_phases: phases of the protocol at whose first trial the rule forgets its history, not its weights.
         deviation_floor: Hz added to each neuron's deviation, positive.
         inhibition: whether the population's mean is subtracted at each instant.
@@ -83,9 +71,6 @@ class PredictionObject(pl.LightningModule):
     Raises:
         ValueError: if an argument is outside its range.
     """
-
-    state_step: Tensor
-    state_history: Tensor
 
     def __init__(
         self,
@@ -119,23 +104,21 @@ class PredictionObject(pl.LightningModule):
         self.plasticity_gain = 1.0  # factor on all errors, for a callback to set, such as AstrocyteFeedback
         # spikes and stimuli of a trial pass through these, so that a callback's hooks can sense them
         self.population, self.stimulus = torch.nn.Identity(), torch.nn.Identity()
-        self.simulate = select_engine(engine)
-        self.trace = Trace()
+        self.reservoir = ReservoirTrials(reservoir, seed, engine, threads, cache_dir)
         self.homeostasis = Homeostasis(lanes, reservoir.n_neurons, deviation_floor, inhibition, homeostasis_tau)
         state = self.learner.start(lanes, n_outcomes, reservoir.n_neurons)
         self.readout_weight = torch.nn.Parameter(state.pop("weight"), requires_grad=False)
         self._rule_state = list(state)
         for name, initial in state.items():
             self.register_buffer(f"rule_{name}", initial)
-        for name in _CARRIED:
-            self.register_buffer(f"state_{name}", torch.zeros(lanes, reservoir.n_neurons, dtype=torch.float64))
-        self.register_buffer("state_step", torch.zeros(lanes, dtype=torch.int64))
-        self.register_buffer("state_history", torch.zeros(lanes, 16, dtype=torch.uint8))
+        for name, initial in self.reservoir.start(lanes).items():
+            self.register_buffer(f"state_{name}", initial)
         self.record = PredictionRecord(lanes, n_outcomes, self.learner.product)
         self.last_input: Tensor | None = None
         self._lanes, self._last_phase = range(lanes), -1
-        self._reservoir: Reservoir | None = None
-        self._store = None if cache_dir is None else TrialStore(Path(cache_dir))
+        self._aside: CarriedState = {}  # of the probes beside the protocol, shown in the world of phase `_world`
+        self._world = 0
+        self._probes = PredictionRecord(lanes, n_outcomes, self.learner.product)
 
     # a trial
 
@@ -143,9 +126,14 @@ class PredictionObject(pl.LightningModule):
         """Simulate, normalise, read, record; then learn, unless it is a probe or the lead-in."""
         self._take_lanes(batch)
         mine = self._slice
-        activity, spikes = self.states(batch)
-        samples = batch["trial_ms"] // int(self.trace.every)
-        self.population(spikes)
+        activity, spikes, after = self.reservoir.run(
+            batch, self._carried(mine), interval=self._modulation.gate == "always"
+        )
+        for name, value in after.items():
+            getattr(self, f"state_{name}")[mine] = value.to(self.device)
+        activity = activity.to(self.device)
+        samples = batch["trial_ms"] // int(self.reservoir.trace.every)
+        self.population(spikes.to(self.device))
         self.stimulus(_shown(batch, len(spikes)))
         if batch["lead_in"] or self.homeostasis.tau is not None:
             self.homeostasis.update(activity[:, :samples], mine)
@@ -157,38 +145,9 @@ class PredictionObject(pl.LightningModule):
         values = {} if batch["lead_in"] else self._learn(batch, x)
         self._log(batch, values)
 
-    def states(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Readout traces float32 [l, T, N] in Hz of a trial, and its spikes of each ms [S, l, 1]; the carried state moves on.
-
-        T covers the trial, and the interval after it where the gate is open there, too.
-        """
-        keys = self._next_keys(batch)
-        known = [None if self._store is None else self._store.get(key) for key in keys]
-        lanes = [k for k in known if k is not None]
-        if len(lanes) < len(known):
-            lanes = self._simulated(batch)
-            if self._store is not None:
-                for key, arrays in zip(keys, lanes, strict=True):
-                    self._store.put(key, arrays)
-        for row, name in enumerate(_CARRIED):
-            carried = torch.stack([torch.from_numpy(arrays["state"][row]) for arrays in lanes])
-            getattr(self, f"state_{name}")[self._slice] = carried.to(self.device)
-        self.state_step[self._slice] += batch["duration_ms"].to(self.device)
-        names = torch.stack([torch.frombuffer(bytearray(key), dtype=torch.uint8) for key in keys])
-        self.state_history[self._slice] = names.to(self.device)
-        longest = max(batch["duration_ms"].tolist())
-        samples = (longest if self._modulation.gate == "always" else batch["trial_ms"]) // int(self.trace.every)
-        traces = torch.zeros(len(lanes), samples, self.options.n_neurons)
-        spikes = torch.zeros(longest, len(lanes), 1)
-        for row, arrays in enumerate(lanes):
-            trace = torch.from_numpy(arrays["trace"][:samples])
-            traces[row, : len(trace)] = trace.float()
-            spikes[: len(arrays["spikes"]), row, 0] = torch.from_numpy(arrays["spikes"]).float()
-        return traces.to(self.device), spikes.to(self.device)
-
     def sample_times(self, batch: dict[str, Any], n_samples: int) -> Tensor:
         """Times of samples in ms after cue onset [T]; a sample at t has seen the steps before t only."""
-        return (torch.arange(n_samples, device=self.device) + 1) * self.trace.every - batch["time_zero_ms"]
+        return (torch.arange(n_samples, device=self.device) + 1) * self.reservoir.trace.every - batch["time_zero_ms"]
 
     def _learn(self, batch: dict[str, Any], x: Tensor) -> dict[str, Tensor]:
         mine = self._slice
@@ -231,52 +190,55 @@ class PredictionObject(pl.LightningModule):
             self.log(f"train/{name}", value.float().mean(), batch_size=1)
         self.log("train/phase", float(batch["phase"]), batch_size=1)
 
-    # what has been learned
+    # probes beside the protocol, and the end
+
+    def on_validation_epoch_start(self) -> None:
+        """Probes start from the present state, in a copy."""
+        self._aside = self._carried(slice(None))
+        self._probes = PredictionRecord(self.n_lanes, self.n_outcomes, self.learner.product)
+
+    on_predict_epoch_start = on_validation_epoch_start
 
     def validation_step(self, batch: dict[str, Any], batch_idx: int) -> None:
-        """A cue alone, nothing learned: `val/timing_error_ms`, `val/share_error` (of outcomes, at the latency), means over lanes.
+        """Read a probe."""
+        if not self.trainer.sanity_checking:
+            z, time = self._probe(batch)
+            self._probes.add(batch | {"phase": 0}, z, time)
+            self._world = int(batch["phase"])
 
-        The carried state does not move. NaN where no readout has a peak.
-        """
-        if cast(Any, self.trainer).sanity_checking:  # nothing is learned yet
+    def on_validation_epoch_end(self) -> None:
+        """Score the probes against the world that they were shown in: means over lanes."""
+        if not len(self._probes):
             return
-        z, time = self._probed(batch)
-        record = PredictionRecord(self.n_lanes, self.n_outcomes, self.learner.product)
-        record.add(batch, z, time)
-        lane, line = batch["lane"].cpu(), record.trials_line(0)
-        off = (line["share"][lane] - batch["outcome_probability"].cpu()[:, None]).abs()
-        values = {
-            "val/timing_error_ms": timing_error(line["peak_ms"][lane], batch["latencies_ms"].cpu()),
-            "val/share_error": off.nanmean(),
+        exchange_lanes(self._probes.lane_tensors(), self._lanes, self.trainer.world_size)
+        truth = {
+            name: value[self._world, None].cpu() for name, value in cast(Any, self.trainer).datamodule.truth().items()
         }
-        self.log_dict(values, batch_size=len(lane), sync_dist=True)
+        for name, value in scores(self._probes, truth).items():
+            if name in _PROBE_SCORES:
+                self.log(f"val/{name}", value.nanmean().float(), batch_size=1, rank_zero_only=True)
 
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Tensor]:
-        """What a cue announces: `lane`, `cue` [l], `time_ms` [T] after its onset, `z` [l, T, 1 + K], `prediction` P_k(t) [l, K, T]."""
-        z, time = self._probed(batch)
-        prediction = self.record.predictions(z.transpose(1, 2))
-        return {"lane": batch["lane"], "cue": batch["cue"], "time_ms": time, "z": z, "prediction": prediction}
+        """What is predicted after a cue that no outcome follows.
 
-    def _probed(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
-        """Outputs [l, T, 1 + K] of a trial from the carried state, which stays where it is, and their times [T]."""
-        self._take_lanes(batch)
-        self._require_statistics()
-        activity, _ = self._simulate(batch, self._lanes, cast(Reservoir, self._reservoir))
-        samples = batch["trial_ms"] // int(self.trace.every)
-        kept = activity.trace[:, :samples].half().float().to(self.device)
-        return self._read(self.homeostasis(kept, self._slice)), self.sample_times(batch, samples)
-
-    # the end
+        Returns:
+            `lane`, `cue` [l], `time_ms` after the cue's onset [T], `when` [l, T], `prediction` P_k(t) [l, K, T].
+        """
+        z, time = self._probe(batch)
+        z = z.transpose(1, 2)
+        prediction = self.record.predictions(z)
+        return {"lane": batch["lane"], "cue": batch["cue"], "time_ms": time, "when": z[:, 0], "prediction": prediction}
 
     def test_step(self, truth: dict[str, Tensor], batch_idx: int) -> None:
         """Score what was recorded; means over lanes, medians for trials to adapt, and deviations (`_sd`)."""
         if not len(self.record):
-            raise MisconfigurationException(f"{type(self).__name__} has recorded nothing: fit it, or give --ckpt_path")
+            raise UserError(f"{type(self).__name__} has recorded nothing: fit it, or give --ckpt_path")
         for name, value in self.scores(truth).items():
+            known = value[value.isfinite()]
             centre = value.nanmedian() if name.startswith("trials_to") else value.nanmean()
             self.log(f"test/{name}", centre.float(), batch_size=1, rank_zero_only=True)
             if self.n_lanes > 1:
-                spread = value[value.isfinite()].std()
+                spread = known.std() if len(known) > 1 else torch.tensor(torch.nan)
                 self.log(f"test/{name}_sd", spread.float(), batch_size=1, rank_zero_only=True)
 
     def scores(self, truth: dict[str, Tensor]) -> dict[str, Tensor]:
@@ -287,8 +249,8 @@ class PredictionObject(pl.LightningModule):
 
     def recorded_spikes(self, batch: dict[str, Any]) -> ReservoirActivity:
         """A trial of the batch's lanes with every spike kept, from the present state, which does not move."""
-        lanes = _lanes_of(batch)
-        return self._simulate(batch, lanes, join_lanes([self._draw(lane) for lane in lanes]), record=True)[0]
+        lanes = lanes_of(batch)
+        return self.reservoir.recorded(batch, self._carried(slice(lanes.start, lanes.stop)))
 
     def remembered_tags(self) -> tuple[Tensor, Tensor, Tensor] | None:
         """Tags [L, M, N], their outcomes [L, M, K], newest first, and how many are filled [L].
@@ -370,56 +332,24 @@ class PredictionObject(pl.LightningModule):
         return self.hparams["threads"] or available_threads()
 
     def _take_lanes(self, batch: dict[str, Any]) -> None:
-        lanes = _lanes_of(batch)
-        if lanes.stop > self.n_lanes:
-            raise ValueError(f"lane={list(lanes)} must be below lanes={self.n_lanes}")
-        if lanes != self._lanes or self._reservoir is None:
-            self._lanes = lanes
-            self._reservoir = join_lanes([self._draw(lane) for lane in lanes])
+        self._lanes = lanes_of(batch)
+        if self._lanes.stop > self.n_lanes:
+            raise ValueError(f"lane={list(self._lanes)} must be below lanes={self.n_lanes}")
 
-    def _draw(self, lane: int) -> Reservoir:
-        return draw_reservoir(self.options, generator=torch.Generator().manual_seed(self.hparams["seed"] + lane))
+    def _carried(self, lanes: slice) -> CarriedState:
+        return {name: getattr(self, f"state_{name}")[lanes].clone() for name in self.reservoir.start(0)}
 
-    def _simulate(
-        self, batch: dict[str, Any], lanes: range, reservoir: Reservoir, record: bool = False
-    ) -> tuple[ReservoirActivity, ReservoirState]:
-        rows, mine = batch["stimuli"].tolist(), slice(lanes.start, lanes.stop)
-        shown = [
-            [(int(c), int(on), int(off), level) for i, c, on, off, level in rows if i == row]
-            for row in range(len(lanes))
-        ]
-        drive = Drive.intervals(batch["duration_ms"].tolist(), self.options.n_channels, shown)
-        start = initial_state(reservoir, [self.hparams["seed"] + lane for lane in lanes])
-        step = self.state_step[mine].cpu()
-        if int(step.max()):  # every lane has begun with the first trial
-            carried = {name: getattr(self, f"state_{name}")[mine].cpu() for name in _CARRIED}
-            start = ReservoirState(**carried, key=start.key, step=step)
-        return self.simulate(reservoir, drive, start, trace=self.trace, record=record, threads=self.hparams["threads"])
-
-    def _simulated(self, batch: dict[str, Any]) -> list[dict[str, Any]]:
-        """What is kept of each lane: `trace` float16 [T, N], `state` float64 [7, N] after the trial, `spikes` int16 [S]."""
-        activity, state = self._simulate(batch, self._lanes, cast(Reservoir, self._reservoir))
-        after = torch.stack([getattr(state, name) for name in _CARRIED], 1)
-        return [
-            {
-                "trace": activity.trace[row, : steps // int(self.trace.every)].half().numpy(),
-                "state": after[row].numpy(),
-                "spikes": activity.n_spikes[row, :steps].to(torch.int16).numpy(),
-            }
-            for row, steps in enumerate(batch["duration_ms"].tolist())
-        ]
-
-    def _next_keys(self, batch: dict[str, Any]) -> list[bytes]:
-        """Names of the trial's states: all that determines them, lane by lane."""
-        keys = []
-        stimuli = batch["stimuli"].cpu()
-        for row, lane in enumerate(self._lanes):
-            history = bytes(self.state_history[lane].tolist())
-            if not any(history):
-                history = next_key(b"", repr((self.options, self.trace, self.hparams["seed"] + lane)).encode())
-            shown = stimuli[stimuli[:, 0] == row, 1:].contiguous().numpy().tobytes()
-            keys.append(next_key(history, int(batch["duration_ms"][row]).to_bytes(8, "little"), shown))
-        return keys
+    def _probe(self, batch: dict[str, Any]) -> tuple[Tensor, Tensor]:
+        """(outputs [l, T, 1 + K], times [T]) of a trial beside the protocol, whose state alone moves on."""
+        self._take_lanes(batch)
+        if not int(self.homeostasis.trials):
+            raise UserError(f"{type(self).__name__} has learned nothing: fit it, or give --ckpt_path")
+        mine = self._slice
+        aside = {name: value[mine] for name, value in self._aside.items()}
+        activity, _, after = self.reservoir.run(batch, aside, cached=False)
+        for name, value in after.items():
+            self._aside[name][mine] = value.to(self.device)
+        return self._read(self.homeostasis(activity.to(self.device), mine)), self.sample_times(batch, activity.shape[1])
 
     def _rule(self, lanes: slice) -> dict[str, Tensor]:
         return {
@@ -442,15 +372,6 @@ class PredictionObject(pl.LightningModule):
                 f"lanes {silent}: no neuron's activity varied in the lead-in, there is nothing to read out; raise reservoir.stimulus="
                 f"{self.options.stimulus} or reservoir.spread.bias_excitatory={self.options.spread.bias_excitatory}"
             )
-
-
-def _lanes_of(batch: dict[str, Any]) -> range:
-    """Lanes of a batch: contiguous, for every process holds a slice."""
-    lane = batch["lane"].tolist()
-    lanes = range(lane[0], lane[0] + len(lane))
-    if lane != list(lanes):
-        raise ValueError(f"lane={lane} must be contiguous and ascending")
-    return lanes
 
 
 def _shown(batch: dict[str, Any], n_steps: int) -> Tensor:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-__all__ = ["evoked_response", "gaussian_target", "outcome_one_hot"]
+__all__ = ["evoked_response", "gaussian_target", "outcome_one_hot", "per_readout"]
 
 
 def evoked_response(time: Tensor, onset: Tensor, peak_ms: float = 60.0) -> Tensor:
@@ -36,3 +36,10 @@ def gaussian_target(time: Tensor, onset: Tensor, sigma_ms: float = 40.0) -> Tens
 def outcome_one_hot(outcome: Tensor, n_outcomes: int) -> Tensor:
     """float32 [L, K]; a row of 0 where no outcome came."""
     return torch.nn.functional.one_hot(outcome.clamp(min=0), n_outcomes).float() * (outcome >= 0)[:, None]
+
+
+def per_readout(response: Tensor, outcome: Tensor, n_outcomes: int) -> Tensor:
+    """A response [L, T] as the target of the event and of the outcome that came, [L, T, 1 + K]; 0 for the others."""
+    which = outcome_one_hot(outcome, n_outcomes).to(response)
+    which = torch.cat([torch.ones_like(which[:, :1]), which], 1)
+    return response[..., None] * which[:, None, :]

@@ -22,6 +22,7 @@ __all__ = [
 ]
 
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+_COLUMNS = 3  # panels in a row, at most
 _BLACK, _GREY = "#000000", "#888888"
 
 
@@ -83,13 +84,13 @@ def aligned_readouts(time: Tensor, panels: Mapping[str, tuple[Tensor, Tensor, fl
     figure, grid = _grid(panels, sharey=True)
     at = time.numpy()
     for axes, (title, (when, predictions, latency)) in zip(grid, panels.items(), strict=False):
-        axes.axvspan(0, 50, color="#009E73", alpha=0.2, linewidth=0)
-        axes.axvline(latency, color=_GREY, linestyle=":", linewidth=1.2)
+        axes.axvline(0, color="#009E73", linewidth=1.2, label="cue onset")
+        axes.axvline(latency, color=_GREY, linestyle=":", linewidth=1.2, label="expected outcome")
         axes.plot(at, when.numpy(), color=_BLACK, linewidth=1.4, label="z when")
         for k, (name, prediction) in enumerate(zip(names, predictions.numpy(), strict=True)):
             axes.plot(at, prediction, color=_COLOURS[k % len(_COLOURS)], linewidth=1.4, label=f"P({name})")
         axes.set_title(title, fontsize=10)
-        axes.set_xlabel("time after cue onset (ms)")
+    _label_edges(grid, len(panels), "time after cue onset (ms)", "readout, prediction")
     _legend(figure, grid[0])
     return figure
 
@@ -112,8 +113,9 @@ def probability_over_time(panels: Mapping[str, tuple[Tensor, Tensor, Tensor]], n
             axes.plot(
                 trial.numpy(), truth[:, k].numpy(), color=colour, linewidth=1.4, linestyle="--", label=f"P({name}) true"
             )
-        axes.set(xlabel="trial", ylim=(-0.05, 1.05))
+        axes.set_ylim(-0.05, 1.05)
         axes.set_title(title, fontsize=10)
+    _label_edges(grid, len(panels), "trial", "share of the prediction")
     _legend(figure, grid[0])
     return figure
 
@@ -126,8 +128,10 @@ def amplitude_against_probability(
     axes = figure.add_subplot()
     x = np.array([0.0, 1.0])
     axes.plot(x, x, color=_GREY, linestyle=":", linewidth=1.2, label="identity")
-    axes.plot(probability.numpy(), amplitude.numpy(), "o", color=_COLOURS[0], markersize=4, alpha=0.6)
-    axes.plot(x, intercept + slope * x, color=_COLOURS[1], label=f"fit: slope {slope:.2f}, r = {r:.3f}")
+    axes.plot(
+        probability.numpy(), amplitude.numpy(), "o", color=_COLOURS[0], markersize=4, alpha=0.6, label="a cue's outcome"
+    )
+    axes.plot(x, intercept + slope * x, color=_COLOURS[1], label=f"fit over all: slope {slope:.2f}, r = {r:.3f}")
     axes.set(xlabel="probability of the outcome", ylabel="peak amplitude of P")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
@@ -136,6 +140,8 @@ def amplitude_against_probability(
 
 def adaptation_curves(panels: Mapping[str, tuple[str, float, Mapping[str, Tensor]]]) -> Figure:
     """How predictions follow a change, all rules on one axis: mean over lanes with a band of ± one standard deviation.
+
+    The band is cut at 0, below which neither an error nor a share lies.
 
     Args:
         panels: title to (name of the y axis, target drawn dashed, rule to curves [L, n] over the trials of the
@@ -152,8 +158,10 @@ def adaptation_curves(panels: Mapping[str, tuple[str, float, Mapping[str, Tensor
             trial, mean, spread = np.arange(1, values.shape[1] + 1), values.mean(0), values.std(0)
             colour = (*_COLOURS, _BLACK)[i % (len(_COLOURS) + 1)]
             axes.plot(trial, mean, color=colour, linewidth=1.4, label=rule)
-            axes.fill_between(trial, mean - spread, mean + spread, color=colour, alpha=0.12, linewidth=0)
+            low = np.ma.maximum(mean - spread, 0.0)
+            axes.fill_between(trial, low, mean + spread, color=colour, alpha=0.12, linewidth=0)
         axes.set(xlabel="trial of the switched cue", ylabel=name)
+        axes.set_ylim(bottom=-0.02 * axes.get_ylim()[1])  # the target of an error is 0
         axes.set_title(title, fontsize=10)
     _legend(figure, grid[0])
     return figure
@@ -199,7 +207,7 @@ def _stacked(length: int):  # type: ignore[no-untyped-def]
 def _grid(panels: Mapping[str, object], sharey: bool):  # type: ignore[no-untyped-def]
     if not panels:
         raise ValueError("panels needs at least one entry, got none.")
-    columns = min(3, len(panels))
+    columns = min(_COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
     figure = Figure(figsize=(3.6 * columns + 0.6, 2.6 * rows + 0.6), dpi=120, layout="constrained")
     grid = list(figure.subplots(rows, columns, squeeze=False, sharey=sharey).flat)
@@ -208,6 +216,15 @@ def _grid(panels: Mapping[str, object], sharey: bool):  # type: ignore[no-untype
     for axes in grid[len(panels) :]:
         axes.set_axis_off()
     return figure, grid
+
+
+def _label_edges(grid, n: int, x: str, y: str) -> None:  # type: ignore[no-untyped-def]
+    """Name the axes of n panels on the left and below only: all panels have the same."""
+    for i, axes in enumerate(grid[:n]):
+        if i % _COLUMNS == 0:
+            axes.set_ylabel(y)
+        if i >= n - _COLUMNS:
+            axes.set_xlabel(x)
 
 
 def _legend(figure: Figure, axes) -> None:  # type: ignore[no-untyped-def]

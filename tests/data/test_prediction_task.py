@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from plasticity_lightning.data.errors import DataArgumentError
-from plasticity_lightning.data.prediction_task import Cue, Phase, PredictionTaskDataModule, lanes_of_rank
+from plasticity_lightning.data.prediction_task import PredictionTaskDataModule, lanes_of_rank
+from plasticity_lightning.data.prediction_world import Cue, Phase
 
 
 def test_standard_protocol_has_630_trials_after_the_lead_in():

@@ -18,7 +18,7 @@ from plasticity_lightning.runtime import AtomicCheckpoint
 
 def signal(**changes) -> PeriodicSignalDataModule:
     return PeriodicSignalDataModule(
-        **{"piece_ms": 20.0, "settle_ms": 40.0, "learn_ms": 120.0, "free_ms": 400.0, **changes}
+        **{"piece_ms": 20.0, "settle_ms": 40.0, "learn_ms": 120.0, "free_ms": 400.0, "validate_ms": 400.0, **changes}
     )
 
 
@@ -53,6 +53,15 @@ def test_it_settles_learns_and_runs_free(tmp_path):
     metrics = trainer.test(model, datamodule=signal(), verbose=False)[0]
     assert torch.equal(model.readout_weight, kept)
     assert {"test/frequency_hz", "test/best_lag_correlation", "test/lane_1/amplitude_ratio"} <= metrics.keys()
+    # validation, as long here, and prediction are the same free run, which leaves the state where it was
+    validated = trainer.validate(model, datamodule=signal(), verbose=False)[0]
+    for name, value in metrics.items():
+        assert validated[name.replace("test", "val")] == pytest.approx(value, nan_ok=True), name
+    first, again = trainer.predict(model, datamodule=signal()), trainer.predict(model, datamodule=signal())
+    assert len(first) == 20
+    assert first[0]["output"].shape == (2, 500)  # 20 ms in steps of 0.04
+    assert all(torch.equal(a["output"], b["output"]) for a, b in zip(first, again, strict=True))
+    assert not torch.equal(first[0]["output"], first[1]["output"])
 
 
 def test_resumed_at_any_piece_everything_is_equal(tmp_path):
@@ -79,7 +88,14 @@ def test_frequency_amplitude_and_shape_of_a_sine():
 
 
 def test_bad_input_is_told():
-    for bad in ({"frequency_hz": 0.0}, {"dt_ms": 0.0}, {"piece_ms": 0.05}, {"learn_ms": 1.0}, {"settle_ms": -1.0}):
+    for bad in (
+        {"frequency_hz": 0.0},
+        {"dt_ms": 0.0},
+        {"piece_ms": 0.05},
+        {"learn_ms": 1.0},
+        {"settle_ms": -1.0},
+        {"validate_ms": 1.0},
+    ):
         with pytest.raises(DataArgumentError, match=next(iter(bad))):
             PeriodicSignalDataModule(**{"piece_ms": 20.0, **bad})
     for bad in ({"n_neurons": 0}, {"lanes": 0}, {"period": 0}, {"alpha": 0.0}, {"feedback": -1.0}):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import lightning.pytorch as pl
 import pytest
 import torch
+from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
-from plasticity_lightning.callbacks import ErrorModulation
-from plasticity_lightning.data.prediction_task import Cue, Phase, PredictionTaskDataModule
+from plasticity_lightning.callbacks import ErrorModulation, PredictionMonitor
+from plasticity_lightning.data.prediction_task import PredictionTaskDataModule
+from plasticity_lightning.data.prediction_world import Cue, Phase
 from plasticity_lightning.errors import UserError
 from plasticity_lightning.measures.prediction_record import PredictionRecord
 from plasticity_lightning.modules import PredictionObject
@@ -39,13 +42,12 @@ def trainer(tmp_path=None, batches: int | None = None, callbacks=(), **changes) 
         max_epochs=1,
         accelerator="cpu",
         limit_train_batches=batches,
-        logger=False,
         enable_checkpointing=any(isinstance(c, AtomicCheckpoint) for c in callbacks),
         enable_progress_bar=False,
         enable_model_summary=False,
         default_root_dir=tmp_path,
         callbacks=list(callbacks),
-        **changes,
+        **{"logger": False, **changes},
     )
 
 
@@ -102,7 +104,7 @@ def test_a_cache_changes_no_result_and_is_shared_by_rules(tmp_path):
     plain = fitted(model(), task())
     filling = fitted(model(cache_dir=str(tmp_path)), task())
     files = sorted(tmp_path.rglob("*.npz"))
-    assert len(files) == 2 * 28  # one a trial and lane
+    assert len(files) == 2 * 28  # one a trial and lane; probes beside the protocol are not kept
     changed = {f: f.stat().st_mtime_ns for f in files}
     cached = fitted(model(cache_dir=str(tmp_path)), task())
     foil = fitted(model(rule="lms", cache_dir=str(tmp_path)), task())
@@ -126,38 +128,32 @@ def test_half_a_cache_is_completed(tmp_path):
         fitted(model(cache_dir=str(tmp_path)), task())
 
 
-@pytest.mark.parametrize(
-    ("rule", "stop"), [("three_factor", 1), ("three_factor", 7), ("rls", 13), ("ridge", 20), ("lms", 27)]
-)
-def test_resumed_at_any_trial_everything_is_equal(rule, stop, tmp_path):
+def assert_resumed_equal(rule: str, stop: int, folder: Path, *drawing: pl.Callback) -> None:
+    """A run that is killed one trial after the checkpoint of trial `stop`, and resumed, equals one that was not."""
     arguments = {"offline": "replay", "surprise": "signed"} if rule == "three_factor" else {}
     gate = [ErrorModulation(off=[(8, 10)], final_gain=0.5, end=20)] if rule in ("three_factor", "lms") else []
-
-    def run(folder, batches=None, resume=None):
-        module = model(rule=rule, rule_arguments=arguments)
-        saver = AtomicCheckpoint(str(folder), every_n_batches=stop)
-        trainer(tmp_path, callbacks=[*gate, RNGState(), saver], max_steps=-1, batches=batches).fit(
-            module, task(), ckpt_path=resume, weights_only=True if resume else None
-        )
-        return module
-
-    whole = run(tmp_path / "whole")
 
     class Killed(Exception):
         pass
 
     class Kill(pl.Callback):
         def on_train_batch_end(self, trainer, *_):
-            if trainer.fit_loop.total_batch_idx + 1 == stop + 1:  # one trial after the checkpoint
+            if trainer.fit_loop.total_batch_idx == stop:
                 raise Killed
 
-    module = model(rule=rule, rule_arguments=arguments)
-    part = tmp_path / "part"
-    with pytest.raises(Killed):
-        trainer(tmp_path, callbacks=[*gate, RNGState(), Kill(), AtomicCheckpoint(str(part), every_n_batches=stop)]).fit(
-            module, task()
+    def run(name: str, *more: pl.Callback, resume: Path | None = None) -> PredictionObject:
+        module = model(rule=rule, rule_arguments=arguments)
+        saver = AtomicCheckpoint(str(folder / name), every_n_batches=stop)
+        logger = TensorBoardLogger(folder / name, name="", version="run") if drawing else False
+        trainer(folder, callbacks=[*gate, *drawing, RNGState(), *more, saver], logger=logger).fit(
+            module, task(), ckpt_path=resume, weights_only=True if resume else None
         )
-    again = run(tmp_path / "again", resume=str(part / "last.ckpt"))
+        return module
+
+    whole = run("whole")
+    with pytest.raises(Killed):
+        run("part", Kill())
+    again = run("again", resume=folder / "part" / "last.ckpt")
     assert torch.equal(again.readout_weight, whole.readout_weight)
     for (name, a), (_, b) in zip(again.named_buffers(), whole.named_buffers(), strict=True):
         assert torch.equal(a, b), name
@@ -168,6 +164,23 @@ def test_resumed_at_any_trial_everything_is_equal(rule, stop, tmp_path):
     assert torch.equal(first["signals"], second["signals"])
     a, b = (m.scores(task().truth()) for m in (again, whole))
     assert all(torch.equal(a[name].nan_to_num(-9), b[name].nan_to_num(-9)) for name in b)
+    for path in (folder / "whole").rglob("*.png"):
+        assert path.read_bytes() == (folder / "again" / "run" / "figures" / path.name).read_bytes(), path.name
+
+
+@pytest.mark.parametrize(
+    ("rule", "stop"), [("three_factor", 1), ("three_factor", 7), ("rls", 13), ("ridge", 20), ("lms", 26)]
+)
+def test_resumed_everything_is_equal(rule, stop, tmp_path):
+    assert_resumed_equal(rule, stop, tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("rule", ["three_factor", "rls"])
+def test_resumed_at_any_trial_everything_is_equal(rule, tmp_path):
+    for stop in range(1, 27):
+        assert_resumed_equal(rule, stop, tmp_path / str(stop), PredictionMonitor())
+        assert len(list((tmp_path / str(stop) / "whole").rglob("*.png"))) >= 4
 
 
 def test_what_an_outcome_evokes_is_no_prediction_of_it():
@@ -278,29 +291,6 @@ def test_data_that_do_not_fit_are_refused_before_training():
         fitted(model(rule="force"), task(), callbacks=[ErrorModulation()])
 
 
-def test_validation_and_prediction_try_each_cue_alone_and_move_nothing():
-    data, module = task(), model()
-    run = trainer(callbacks=[ErrorModulation()])
-    run.fit(module, data)
-    before = {name: value.clone() for name, value in module.state_dict().items()}
-    timing = float(run.callback_metrics["val/timing_error_ms"])
-    assert timing == run.validate(module, data, verbose=False)[0]["val/timing_error_ms"]
-    tried = run.predict(module, data)
-    assert [batch["cue"].tolist() for batch in tried] == [[0, 0], [1, 1]]
-    assert tried[0]["z"].shape == (2, 140, 3)  # from 100 ms before the cue to 600 after it
-    assert tried[0]["time_ms"][[0, -1]].tolist() == [-95, 600]
-    # P_k(t) = [z_when]+ [z_k]+, and the peak of z_when is what the timing error is of: all latencies are 300 ms
-    z = tried[0]["z"].clamp(min=0)
-    assert torch.equal(tried[0]["prediction"], (z[..., :1] * z[..., 1:]).transpose(1, 2))
-    late = tried[0]["time_ms"] >= 80
-    peaks = torch.stack([batch["time_ms"][late][batch["z"][:, late, 0].argmax(1)] for batch in tried])
-    assert timing == pytest.approx(float((peaks - 300).abs().mean()))
-    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
-    assert len(module.record) == data.n_trials
-    with pytest.raises(UserError, match="no lead-in trial"):
-        trainer().validate(model(), data, verbose=False)
-
-
 def test_testing_scores_the_record(tmp_path):
     data, module = task(), model()
     run = trainer()
@@ -309,5 +299,66 @@ def test_testing_scores_the_record(tmp_path):
     assert values["test/timing_error_ms"] == pytest.approx(
         module.scores(data.truth())["timing_error_ms"].nanmean().item()
     )
-    with pytest.raises(MisconfigurationException, match="recorded nothing"):
+    with pytest.raises(UserError, match="recorded nothing"):
         trainer().test(model(), datamodule=data, verbose=False)
+
+
+def test_probes_beside_the_protocol_are_scored_and_move_nothing(tmp_path):
+    """Validation in every tenth trial changes nothing but its own log, and shows the world of its trial."""
+    plain, seen = fitted(model(), task()), []
+
+    class Watch(pl.Callback):
+        def on_validation_epoch_end(self, trainer, module):
+            seen.append((trainer.fit_loop.total_batch_idx, module._world, len(module._probes)))
+
+    data, module = task(probe_blocks=3), model()
+    run = trainer(callbacks=[Watch()], val_check_interval=10)
+    run.fit(module, data)
+    assert seen == [(-1, 0, 0), (9, 0, 6), (19, 1, 6)]  # the sanity check; 2 cues; phase 1 begins with trial 16
+    assert torch.equal(module.readout_weight, plain.readout_weight)
+    for (name, a), (_, b) in zip(module.named_buffers(), plain.named_buffers(), strict=True):
+        assert torch.equal(a, b), name
+    assert len(module.record) == 28
+    values = run.validate(module, datamodule=data, verbose=False)[0]
+    assert set(values) == {
+        f"val/{n}" for n in ("timing_error_ms", "anticipation_ms", "r", "slope", "intercept", "off_time")
+    }
+    assert 0 <= values["val/timing_error_ms"] < 400
+    again = run.validate(module, datamodule=data, verbose=False)[0]
+    assert again == pytest.approx(values, nan_ok=True)
+    predictions = run.predict(module, datamodule=data)
+    assert len(predictions) == 6
+    one = predictions[0]
+    assert one["when"].shape == (2, 140)  # 100 + 600 ms in samples of 5 ms
+    assert one["prediction"].shape == (2, 2, 140)
+    assert bool((one["prediction"] >= 0).all())
+    assert float(one["time_ms"][0]) == -95.0
+    errors = [  # every cue announces 300 ms in phase 1
+        (float(p["time_ms"][(p["when"][lane] * (p["time_ms"] >= 80)).argmax()]) - 300.0)
+        for p in predictions
+        for lane in (0, 1)
+    ]
+    assert sum(map(abs, errors)) / 12 == pytest.approx(values["val/timing_error_ms"], abs=1e-3)
+
+
+def test_a_checkpoint_is_validated_in_the_world_that_it_was_written_in(tmp_path):
+    data = task()
+    saver = AtomicCheckpoint(str(tmp_path), every_n_batches=12)  # phase 0 lasts from trial 4 to 15
+    trainer(callbacks=[saver], batches=12).fit(model(), data)
+    shown = []
+
+    class Watch(pl.Callback):
+        def on_validation_batch_end(self, _, module, outputs, batch, *rest):
+            shown.append((batch["phase"], bool(batch["probe"].all())))
+
+    fresh = task()
+    assert fresh.present_phase == 1
+    path = str(tmp_path / "last.ckpt")
+    trainer(callbacks=[Watch()]).validate(model(), datamodule=fresh, ckpt_path=path, verbose=False, weights_only=True)
+    assert shown == [(0, True)] * 16
+
+
+@pytest.mark.parametrize("verb", ["validate", "predict"])
+def test_a_module_that_has_learned_nothing_says_so(verb):
+    with pytest.raises(UserError, match="learned nothing: fit it, or give --ckpt_path"):
+        getattr(trainer(), verb)(model(), datamodule=task())

@@ -16,7 +16,8 @@ import sys
 import torch
 from lightning.pytorch import Trainer
 from plasticity_lightning.callbacks import ErrorModulation
-from plasticity_lightning.data.prediction_task import Cue, Phase, PredictionTaskDataModule
+from plasticity_lightning.data.prediction_task import PredictionTaskDataModule
+from plasticity_lightning.data.prediction_world import Cue, Phase
 from plasticity_lightning.modules import PredictionObject
 from plasticity_lightning.runtime import AtomicCheckpoint, LocalDDPStrategy, RNGState
 from plasticity_lightning.spiking.reservoir import ReservoirOptions
@@ -25,12 +26,13 @@ folder, devices, rule, resume = sys.argv[1], int(sys.argv[2]), sys.argv[3], sys.
 phases = [Phase([Cue([200.0], [0.8, 0.2]), Cue([300.0], [0.2, 0.8])], blocks=6)]
 data = PredictionTaskDataModule(phases, lanes=3, lead_in_blocks=1, probe_every=3, window_ms=400, trial_ms=450, interval_ms=(50, 100))
 model = PredictionObject(ReservoirOptions(n_neurons=40, n_channels=4), lanes=3, rule=rule, threads=1)
-gate = [ErrorModulation()] if rule == "three_factor" else []
+gate = [ErrorModulation()] if rule in ("three_factor", "lms") else []
 options = {"strategy": LocalDDPStrategy(process_group_backend="gloo"), "devices": 2} if devices == 2 else {"devices": 1}
 trainer = Trainer(max_epochs=1, accelerator="cpu", logger=False, enable_progress_bar=False, default_root_dir=folder,
     callbacks=[*gate, RNGState(), AtomicCheckpoint(folder, every_n_batches=7)], **options)
 trainer.fit(model, data)
-state = {"weights": model.readout_weight.detach(), "record": model.record.state_dict(), "steps": trainer.global_step,
+values = trainer.validate(model, data, verbose=False)[0]
+state = {"values": values, "weights": model.readout_weight.detach(), "record": model.record.state_dict(), "steps": trainer.global_step,
     "buffers": dict(model.named_buffers()), "scores": model.scores(data.truth())}
 torch.save(state, f"{folder}/rank{trainer.global_rank}.pt")
 """
@@ -55,7 +57,7 @@ def run(folder: Path, devices: int, rule: str) -> list[dict]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rule", ["three_factor", "rls"])
+@pytest.mark.parametrize("rule", ["three_factor", "lms", "force", "rls", "ridge"])
 def test_lanes_over_two_processes_equal_one_process(rule: str, tmp_path: Path) -> None:
     (one,) = run(tmp_path / "one", 1, rule)
     first, second = run(tmp_path / "two", 2, rule)
@@ -71,4 +73,6 @@ def test_lanes_over_two_processes_equal_one_process(rule: str, tmp_path: Path) -
         for name, value in one["scores"].items():
             assert torch.equal(rank["scores"][name].nan_to_num(-9), value.nan_to_num(-9)), name
     assert torch.equal(kept["state_dict"]["readout_weight"], one["weights"])
+    assert first["values"] == pytest.approx(one["values"], nan_ok=True)
+    assert "val/timing_error_ms" in one["values"]
     assert torch.equal(kept["state_dict"]["state_v"], one["buffers"]["state_v"])

@@ -7,10 +7,11 @@ import math
 import pytest
 import torch
 
-from plasticity_lightning.readouts.learners import LEARNERS, Trial, learner_named
+from plasticity_lightning.readouts.learner import Trial
+from plasticity_lightning.readouts.learners import LEARNERS, learner_named
 from plasticity_lightning.readouts.modulation import Modulation
 from plasticity_lightning.readouts.surprise import associability_step, expected_error_step, surprised_rate
-from plasticity_lightning.readouts.targets import evoked_response, gaussian_target, outcome_one_hot
+from plasticity_lightning.readouts.targets import evoked_response, gaussian_target, outcome_one_hot, per_readout
 
 TIME = torch.arange(-100.0, 600.0, 5.0) + 5.0
 N = len(TIME)
@@ -119,6 +120,8 @@ def test_targets_by_hand():
     assert bump[0].tolist() == pytest.approx([1.0, math.exp(-0.5), math.exp(-2), math.exp(-8)])
     assert not bool(bump[1].any())
     assert outcome_one_hot(torch.tensor([1, -1]), 3).tolist() == [[0, 1, 0], [0, 0, 0]]
+    both = per_readout(torch.tensor([[0.5], [0.25]]), torch.tensor([1, -1]), 2)  # the event, outcomes 0 and 1
+    assert both.tolist() == [[[0.5, 0.0, 0.5]], [[0.25, 0.0, 0.0]]]
 
 
 @pytest.mark.parametrize(
@@ -126,7 +129,7 @@ def test_targets_by_hand():
     [
         ("hebb", {}, "must be one of"),
         ("nowhere.Rule", {}, "cannot be imported"),
-        ("plasticity_lightning.readouts.learners.Trial", {}, "must be a dataclass"),
+        ("plasticity_lightning.readouts.learner.Trial", {}, "must be a dataclass"),
         ("three_factor", {"delay": 3}, "did you mean 'delay_ms'"),
         ("three_factor", {"eta": 0.0}, "eta=0.0"),
         ("three_factor", {"delay_ms": -5.0}, "delay_ms"),

@@ -26,7 +26,7 @@ def test_raster_marks_cue_and_outcome():
 def test_readouts_and_probabilities_name_their_outcomes():
     time = torch.arange(10.0)
     figure = viz.aligned_readouts(time, {"cue 0": (torch.rand(10), torch.rand(2, 10), 5.0)}, ["A", "B"])
-    assert labels(figure) == {"z when", "P(A)", "P(B)"}
+    assert labels(figure) == {"cue onset", "expected outcome", "z when", "P(A)", "P(B)"}
     share = torch.rand(10, 2)
     figure = viz.probability_over_time({"cue 0": (time, share, share)}, ["A", "B"])
     assert labels(figure) == {"P(A) predicted", "P(A) true", "P(B) predicted", "P(B) true"}
@@ -40,6 +40,9 @@ def test_fit_line_and_curves_with_gaps():
     figure = viz.adaptation_curves({"timing": ("error (ms)", 0.0, {"a": curves, "b": curves + 1})})
     assert labels(figure) == {"a", "b"}
     assert figure.axes[0].lines[1].get_ydata().tolist() == [2.0, 2.0, 3.0]
+    wide = viz.adaptation_curves({"timing": ("error (ms)", 0.0, {"a": torch.tensor([[0.0], [0.0], [300.0]])})}).axes[0]
+    assert wide.collections[0].get_paths()[0].vertices[:, 1].min() >= 0  # mean 100, deviation 141
+    assert -10 < wide.get_ylim()[0] < 0
 
 
 def test_angles_lie_in_their_band():

@@ -1,41 +1,72 @@
 """One lane of the reservoir, a whole call compiled: vector loops over the neurons, synapses touched only where a spike is.
 
-It restates, in the same order of additions, `izhikevich.izhikevich_step` and `izhikevich_capacitance_step` (`_advance_2003`,
-`_advance_capacitance`), `noise.standard_normal`, and `reference.decay` and `rls_step`; tests compare them bit for bit. numba contracts no product
-and sum into one rounding unless asked to (`fastmath`), which would break that.
+The arithmetic of one neuron in one step is in `step_2003`, `step_capacitance`, `decayed` and `quantiles`, which the CUDA
+kernel compiles, too. They restate, in the same order of additions, `izhikevich.izhikevich_step`,
+`izhikevich_capacitance_step`, `reference.decay` and `noise.standard_normal`, as `_learn` restates `reference.rls_step`;
+tests compare them bit for bit. numba contracts no product and sum into one rounding on a CPU unless asked to
+(`fastmath`), which would break that; on CUDA `product` prevents it.
 """
 
 from __future__ import annotations
 
 import numpy as np
-from numba import float32, njit, uint64
+from numba import float32, int64, njit, uint64
 
+from plasticity_lightning.spiking._product import product
 from plasticity_lightning.spiking._splitmix_kernel import random_bits
+from plasticity_lightning.spiking.reservoir.noise import N_QUANTILES
 
-__all__ = ["simulate_lane"]
+__all__ = ["decayed", "quantiles", "simulate_lane", "step_2003", "step_capacitance"]
 
 _NEGLIGIBLE = 1e-200  # reference.NEGLIGIBLE
+_LOWEST = np.uint64(N_QUANTILES - 1)
 
 
 @njit(nogil=True, cache=True, inline="always")
-def _kept(x):  # type: ignore[no-untyped-def]
-    return x if abs(x) > _NEGLIGIBLE else 0.0
+def _slope(v, u, x):  # type: ignore[no-untyped-def]
+    return product(product(0.04, v), v) + product(5.0, v) + 140.0 - u + x
+
+
+@njit(nogil=True, cache=True, inline="always")
+def step_2003(v, u, x, a, b):  # type: ignore[no-untyped-def]
+    """(v, u) of the form of 2003 after 1 ms, before the reset of a spike."""
+    first = v + product(0.5, _slope(v, u, x))
+    first = 30.0 if first > 30.0 else first
+    second = first + product(0.5, _slope(first, u, x))
+    second = 30.0 if second > 30.0 else second
+    new = first if first >= 30.0 else second
+    return new, u + product(a, product(b, new) - u)
+
+
+@njit(nogil=True, cache=True, inline="always")
+def step_capacitance(v, u, x, capacitance, k, v_rest, v_threshold, a, b, dt):  # type: ignore[no-untyped-def]
+    """(v, u) of the capacitance form after dt ms, before the reset of a spike."""
+    above = v - v_rest
+    slope = product(product(k, above), v - v_threshold) - u + x
+    return v + product(dt, slope) / capacitance, u + product(dt, product(a, product(b, above) - u))
+
+
+@njit(nogil=True, cache=True, inline="always")
+def decayed(x, factor):  # type: ignore[no-untyped-def]
+    """Product of x and factor, or 0 where that is negligible."""
+    y = product(x, factor)
+    return y if abs(y) > _NEGLIGIBLE else 0.0
+
+
+@njit(nogil=True, cache=True, inline="always")
+def quantiles(bits):  # type: ignore[no-untyped-def]
+    """Places in the table of the two numbers whose sum is the standard normal number of the lowest 24 bits."""
+    return int64(bits & _LOWEST), int64((bits >> uint64(12)) & _LOWEST)
 
 
 @njit(nogil=True, cache=True)
 def _advance_2003(v, u, x, cells, fired):  # type: ignore[no-untyped-def]
     a, b, c, d = cells[0], cells[1], cells[2], cells[3]
     for i in range(v.size):
-        old, w = v[i], u[i]
-        first = old + 0.5 * (0.04 * old * old + 5.0 * old + 140.0 - w + x[i])
-        first = 30.0 if first > 30.0 else first
-        second = first + 0.5 * (0.04 * first * first + 5.0 * first + 140.0 - w + x[i])
-        second = 30.0 if second > 30.0 else second
-        new = first if first >= 30.0 else second
-        w = w + a[i] * (b[i] * new - w)
-        spike = new >= 30.0
-        v[i] = c[i] if spike else new
-        u[i] = w + d[i] if spike else w
+        new_v, new_u = step_2003(v[i], u[i], x[i], a[i], b[i])
+        spike = new_v >= 30.0
+        v[i] = c[i] if spike else new_v
+        u[i] = new_u + d[i] if spike else new_u
         fired[i] = spike
 
 
@@ -44,13 +75,12 @@ def _advance_capacitance(v, u, x, cells, dt, fired):  # type: ignore[no-untyped-
     capacitance, k, v_rest, v_threshold, v_peak = cells[0], cells[1], cells[2], cells[3], cells[4]
     v_reset, a, b, d = cells[5], cells[6], cells[7], cells[8]
     for i in range(v.size):
-        old, w = v[i], u[i]
-        above = old - v_rest[i]
-        new = old + dt * (k[i] * above * (old - v_threshold[i]) - w + x[i]) / capacitance[i]
-        w = w + dt * (a[i] * (b[i] * above - w))
-        spike = new >= v_peak[i]
-        v[i] = v_reset[i] if spike else new
-        u[i] = w + d[i] if spike else w
+        new_v, new_u = step_capacitance(
+            v[i], u[i], x[i], capacitance[i], k[i], v_rest[i], v_threshold[i], a[i], b[i], dt
+        )
+        spike = new_v >= v_peak[i]
+        v[i] = v_reset[i] if spike else new_v
+        u[i] = new_u + d[i] if spike else new_u
         fired[i] = spike
 
 
@@ -59,14 +89,15 @@ def _add_noise(x, std, key, step, table):  # type: ignore[no-untyped-def]
     n = x.size
     n_pairs = (n + 1) // 2
     base = uint64(step) * uint64(n_pairs)
-    mask = uint64(table.size - 1)
     for p in range(n // 2):
         bits = random_bits(key, base + uint64(p))
-        x[2 * p] += std * (table[bits & mask] + table[(bits >> uint64(12)) & mask])
-        x[2 * p + 1] += std * (table[(bits >> uint64(24)) & mask] + table[(bits >> uint64(36)) & mask])
+        i, j = quantiles(bits)
+        x[2 * p] += std * (table[i] + table[j])
+        i, j = quantiles(bits >> uint64(24))
+        x[2 * p + 1] += std * (table[i] + table[j])
     if n % 2:
-        bits = random_bits(key, base + uint64(n_pairs - 1))
-        x[n - 1] += std * (table[bits & mask] + table[(bits >> uint64(12)) & mask])
+        i, j = quantiles(random_bits(key, base + uint64(n_pairs - 1)))
+        x[n - 1] += std * (table[i] + table[j])
 
 
 @njit(nogil=True, cache=True)
@@ -181,11 +212,11 @@ def simulate_lane(  # type: ignore[no-untyped-def]
                         charge_inhibitory[target[e]] += weight[e]
         n_spikes[t] = total
         for i in range(n):
-            first[i] = _kept(first[i] * d1) + k1 * charge_excitatory[i]
-            second[i] = _kept(second[i] * d2) + k2 * charge_excitatory[i]
-            inhibitory[i] = _kept(inhibitory[i] * d3) + k3 * charge_inhibitory[i]
-            rising[i] = _kept(rising[i] * d_rise) + fired[i]
-            decaying[i] = _kept(decaying[i] * d_decay) + fired[i]
+            first[i] = decayed(first[i], d1) + k1 * charge_excitatory[i]
+            second[i] = decayed(second[i], d2) + k2 * charge_excitatory[i]
+            inhibitory[i] = decayed(inhibitory[i], d3) + k3 * charge_inhibitory[i]
+            rising[i] = decayed(rising[i], d_rise) + fired[i]
+            decaying[i] = decayed(decaying[i], d_decay) + fired[i]
 
         if n_outputs:
             for i in range(n):

@@ -1,41 +1,20 @@
 """The reservoir on a GPU: one thread block a lane, a whole call in one launch, threads over neurons.
 
-The same steps and, for every neuron, the same order of additions as `_cpu_kernel`: charges arrive source by source, ascending, since the block visits
-the sources that fired in turn and a source's targets are distinct; long sums are left to one thread. Products go through `product`, so that
-none is fused with a sum. `__syncthreads` orders global memory within a block, so all arrays live there and no size is limited by shared memory.
+The arithmetic of a neuron is `_cpu_kernel`'s, compiled for CUDA, and the order of additions is the same: charges arrive
+source by source, ascending, since the block visits the sources that fired in turn and a source's targets are distinct;
+long sums are left to one thread. Products go through `product`, so that none is fused with a sum. `__syncthreads`
+orders global memory within a block, so all arrays live there and no size is limited by shared memory.
 """
 
 from __future__ import annotations
 
-from numba import cuda, float32, int32, int64, uint64
+from numba import cuda, float32, int32, uint64
 
 from plasticity_lightning.spiking._cuda_product import product
 from plasticity_lightning.spiking._splitmix_kernel import random_bits
+from plasticity_lightning.spiking.reservoir._cpu_kernel import decayed, quantiles, step_2003, step_capacitance
 
 __all__ = ["simulate_lanes"]
-
-_NEGLIGIBLE = 1e-200  # reference.NEGLIGIBLE
-
-
-@cuda.jit(device=True)
-def _quadratic(v, u, x):  # type: ignore[no-untyped-def]
-    return product(product(0.04, v), v) + product(5.0, v) + 140.0 - u + x
-
-
-@cuda.jit(device=True)
-def _decayed(x, factor):  # type: ignore[no-untyped-def]
-    y = product(x, factor)
-    return y if abs(y) > _NEGLIGIBLE else 0.0
-
-
-@cuda.jit(device=True)
-def _noise(key, step, n, i, table):  # type: ignore[no-untyped-def]
-    n_pairs = (n + 1) // 2
-    bits = random_bits(key, uint64(step * n_pairs + i // 2))
-    if i % 2:
-        bits = bits >> uint64(24)
-    mask = uint64(table.size - 1)
-    return table[int64(bits & mask)] + table[int64((bits >> uint64(12)) & mask)]
 
 
 @cuda.jit
@@ -114,26 +93,31 @@ def simulate_lanes(  # type: ignore[no-untyped-def]
         for i in range(me, n, n_threads):
             x = work[lane, 0, i] + (first[lane, i] + second[lane, i] + inhibitory[lane, i])
             if noise[lane] > 0.0:
-                x += product(noise[lane], _noise(keys[lane], start[lane] + t, n, i, table))
+                bits = random_bits(keys[lane], uint64((start[lane] + t) * ((n + 1) // 2) + i // 2))
+                one, other = quantiles(bits >> uint64(24) if i % 2 else bits)
+                x += product(noise[lane], table[one] + table[other])
             for k in range(n_outputs):
                 x += product(encoder[lane, i, k], loop_output[lane, k])
             old = v[lane, i]
             old_u = u[lane, i]
             if capacitance_form:
-                above = old - cells[lane, 2, i]
-                slope = product(product(cells[lane, 1, i], above), old - cells[lane, 3, i]) - old_u + x
-                new = old + product(dt, slope) / cells[lane, 0, i]
-                new_u = old_u + product(dt, product(cells[lane, 6, i], product(cells[lane, 7, i], above) - old_u))
+                new, new_u = step_capacitance(
+                    old,
+                    old_u,
+                    x,
+                    cells[lane, 0, i],
+                    cells[lane, 1, i],
+                    cells[lane, 2, i],
+                    cells[lane, 3, i],
+                    cells[lane, 6, i],
+                    cells[lane, 7, i],
+                    dt,
+                )
                 spike = new >= cells[lane, 4, i]
                 reset = cells[lane, 5, i]
                 jump = cells[lane, 8, i]
             else:
-                half = old + product(0.5, _quadratic(old, old_u, x))
-                half = 30.0 if half > 30.0 else half
-                new = half + product(0.5, _quadratic(half, old_u, x))
-                new = 30.0 if new > 30.0 else new
-                new = half if half >= 30.0 else new
-                new_u = old_u + product(cells[lane, 0, i], product(cells[lane, 1, i], new) - old_u)
+                new, new_u = step_2003(old, old_u, x, cells[lane, 0, i], cells[lane, 1, i])
                 spike = new >= 30.0
                 reset = cells[lane, 2, i]
                 jump = cells[lane, 3, i]
@@ -169,11 +153,11 @@ def simulate_lanes(  # type: ignore[no-untyped-def]
 
         for i in range(me, n, n_threads):
             charge = work[lane, 1, i]
-            first[lane, i] = _decayed(first[lane, i], filters[0]) + product(filters[1], charge)
-            second[lane, i] = _decayed(second[lane, i], filters[2]) + product(filters[3], charge)
-            inhibitory[lane, i] = _decayed(inhibitory[lane, i], filters[4]) + product(filters[5], work[lane, 2, i])
-            rising[lane, i] = _decayed(rising[lane, i], readout[0]) + fired[lane, i]
-            decaying[lane, i] = _decayed(decaying[lane, i], readout[1]) + fired[lane, i]
+            first[lane, i] = decayed(first[lane, i], filters[0]) + product(filters[1], charge)
+            second[lane, i] = decayed(second[lane, i], filters[2]) + product(filters[3], charge)
+            inhibitory[lane, i] = decayed(inhibitory[lane, i], filters[4]) + product(filters[5], work[lane, 2, i])
+            rising[lane, i] = decayed(rising[lane, i], readout[0]) + fired[lane, i]
+            decaying[lane, i] = decayed(decaying[lane, i], readout[1]) + fired[lane, i]
             rate = product(decaying[lane, i] - rising[lane, i], readout[2])
             work[lane, 3, i] = rate
             if (t + 1) % every == 0:

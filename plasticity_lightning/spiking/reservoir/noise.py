@@ -15,7 +15,7 @@ from torch import Tensor
 
 from plasticity_lightning.spiking.splitmix import random_bits
 
-__all__ = ["normal_table", "standard_normal"]
+__all__ = ["N_QUANTILES", "normal_table", "standard_normal"]
 
 N_QUANTILES = 4096  # 12 bits: the table of 32 KiB stays in the first-level cache
 

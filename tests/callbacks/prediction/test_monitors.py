@@ -10,7 +10,8 @@ from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
 from plasticity_lightning.callbacks import PredictionMonitor, SelectivityMonitor, SubspaceMonitor
 from plasticity_lightning.callbacks.prediction.subspace_monitor import NULLS, subspace_angles
-from plasticity_lightning.data.prediction_task import Cue, Phase, PredictionTaskDataModule
+from plasticity_lightning.data.prediction_task import PredictionTaskDataModule
+from plasticity_lightning.data.prediction_world import Cue, Phase
 from plasticity_lightning.modules import PredictionObject
 from plasticity_lightning.runtime import AtomicCheckpoint
 from plasticity_lightning.spiking.reservoir import ReservoirOptions
