@@ -24,6 +24,7 @@ __all__ = [
     "HasPlasticityGroups",
     "HasPrediction",
     "HasProgress",
+    "HasRankState",
     "HasReplayRatio",
     "HasTasks",
     "RecordsEpisodes",
@@ -158,6 +159,21 @@ class HasCoverage(Protocol):
 
     def coverage(self, trainer: Any, pl_module: Any) -> Sequence[CoverageRow]:
         """One row for each part that is covered or left out, in the order of the module."""
+
+
+@runtime_checkable
+class HasRankState(Protocol):
+    """A Callback that gathers something in each process for itself, such as sums over its own samples since the last step.
+
+    `state_dict` is rank 0's alone. `runtime.AtomicCheckpoint` keeps these states of all processes, each for its own.
+    They consist of tensors, numbers, strings and containers of them, and may refer to what goes on being changed.
+    """
+
+    def rank_state(self) -> Any:
+        """What this process has gathered between two batches; called on every rank when a checkpoint is written."""
+
+    def load_rank_state(self, state: Any) -> None:
+        """Take it up again, with its tensors on the module's device; called after `on_train_start` of all callbacks."""
 
 
 @runtime_checkable

@@ -8,7 +8,7 @@ stands here, with the sums of activity by which both decide. Sources: Sokar et a
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -56,6 +56,15 @@ class ActivitySums:
         if self.signed is not None:
             _add(self.signed, layer, activation.sum(0, dtype=torch.float64))
         self.samples[layer] = self.samples.get(layer, 0) + activation.shape[0]
+
+    def state_dict(self) -> dict[str, Any]:
+        """The sums so far, in plain types."""
+        return dict(vars(self))
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from them."""
+        self.sums, self.samples = dict(state["sums"]), dict(state["samples"])
+        self.signed = None if state["signed"] is None else dict(state["signed"])
 
 
 def incoming_parts(

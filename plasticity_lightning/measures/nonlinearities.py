@@ -22,6 +22,7 @@ __all__ = [
     "Kind",
     "NonlinearityKind",
     "function_names",
+    "kind_named",
     "kind_of_function",
     "kind_of_module",
 ]
@@ -133,6 +134,11 @@ def kind_of_module(module: nn.Module) -> NonlinearityKind | None:
         if (cls.__module__.partition(".")[0], cls.__name__) in _SPIKING_CLASSES:
             return SPIKING
     return None
+
+
+def kind_named(name: str) -> NonlinearityKind:
+    """The nonlinearity of this `name`, `spiking`, `custom` and `linear` among them."""
+    return NONLINEARITIES.get(name) or {kind.name: kind for kind in (SPIKING, CUSTOM, LINEAR)}[name]
 
 
 def kind_of_function(function: Callable[..., Any]) -> NonlinearityKind | None:

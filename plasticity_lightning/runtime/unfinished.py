@@ -1,20 +1,23 @@
-"""What is under way between two batches: averages not yet logged, the metrics that callbacks read, torchmetrics, gathered gradients.
+"""What is under way between two batches: averages not yet logged, metrics, gathered gradients, and sums of callbacks.
 
 Lightning keeps all of it out of checkpoints: after a resume inside an epoch its averages would cover the rest of the epoch only,
 a trigger or a controller would find no value until the next one is logged, and an accumulation of gradients would lack its first
-batches. The state belongs to one rank, whose sums are its own; it consists of tensors, numbers and strings, which
+batches; of callbacks it keeps rank 0's state alone (see `protocols.HasRankState`). The state belongs to one rank, whose sums are its own; it consists of tensors, numbers and strings, which
 `torch.load(weights_only=True)` reads. Source: lightning 2.6, `trainer/connectors/logger_connector/result.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.connectors.logger_connector.result import _Metadata, _ResultMetric, _Sync
 from torch import Tensor
 from torchmetrics import Metric
+
+from plasticity_lightning.protocols import HasRankState
 
 __all__ = ["load_unfinished", "unfinished_state"]
 
@@ -40,6 +43,7 @@ def unfinished_state(trainer: Trainer, pl_module: LightningModule) -> dict[str, 
             for name, metric in _metrics(pl_module).items()
             if metric._update_count
         },
+        "callbacks": {c.state_key: _copied(c.rank_state()) for c in _with_rank_state(trainer)},
     }
 
 
@@ -61,6 +65,14 @@ def load_unfinished(trainer: Trainer, pl_module: LightningModule, state: dict[st
     for name in _CONNECTOR:
         setattr(connector, name, {k: _placed(v, pl_module) for k, v in state["latest"][name].items()})
     connector._first_loop_iter, connector._current_fx = state["first_of_loop"], state["hook"]
+    for callback in _with_rank_state(trainer):
+        if callback.state_key in state["callbacks"]:
+            callback.load_rank_state(_placed(state["callbacks"][callback.state_key], pl_module))
+
+
+def _with_rank_state(trainer: Trainer) -> list[Any]:
+    callbacks: list[Callback] = trainer.callbacks
+    return [callback for callback in callbacks if isinstance(callback, HasRankState)]
 
 
 def _metrics(module: LightningModule) -> dict[str, Metric]:
@@ -105,10 +117,16 @@ def _load_metric(metric: Metric, states: dict[str, Any], count: int) -> None:
 
 
 def _copied(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().cpu().clone()
-    return [_copied(v) for v in value] if isinstance(value, list) else value
+    return _mapped(value, lambda tensor: tensor.detach().cpu().clone())
 
 
 def _placed(value: Any, module: LightningModule) -> Any:
-    return value.to(module.device) if isinstance(value, Tensor) else value
+    return _mapped(value, lambda tensor: tensor.to(module.device))
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, dict):
+        return {key: _mapped(entry, function) for key, entry in value.items()}
+    return type(value)(_mapped(entry, function) for entry in value) if isinstance(value, list | tuple) else value

@@ -1,4 +1,8 @@
-"""A run that is stopped anywhere goes on as if nothing had happened. The small form; the whole one is marked slow."""
+"""A run that is stopped anywhere goes on as if nothing had happened. The small form; the whole one is marked slow.
+
+The slow form kills every case after each of its saves. Stops at hooks are thinned: each quick case is stopped at every n-th hook, the
+cases beginning at different ones, so that each hook is met in some case; a SIGTERM differs from a SIGINT by its number alone.
+"""
 
 from __future__ import annotations
 
@@ -102,6 +106,25 @@ class ByHand(Stranger):
         ]
 
 
+class Standardised(nn.Linear):
+    """The weight that acts is computed in the forward pass, and has no zeros where the masked one has."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return nn.functional.linear(x, self.weight - self.weight.mean(1, keepdim=True), self.bias)
+
+
+class Branches(Stranger):
+    """One ReLU behind two layers, now the one and now the other: the order in which they first run names them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pair, self.relu = nn.ModuleList([nn.Linear(6, 6), Standardised(6, 6)]), nn.ReLU()
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        x = self.relu(self.pair[self.trainer.fit_loop.total_batch_idx // 3 % 2](batch[0]))
+        return super().training_step([x, batch[1]], batch_idx)
+
+
 def loaders(batches: int = 5) -> tuple[DataLoader, DataLoader]:
     generator = torch.Generator().manual_seed(0)
     data = TensorDataset(
@@ -129,6 +152,11 @@ CALLBACKS = {
     "momentum": lambda: [PruneRegrowScheduler("granet", sparsity=0.5, every=2, grow_by="random"), *monitored()],
     "rigl": lambda: [PruneRegrowScheduler("rigl", sparsity=0.6, every=2)],
     "snip": lambda: [PruneRegrowScheduler("snip", sparsity=0.6, score_batches=3)],
+    # an update, a measure and a figure fall between two moments of logging
+    "between": lambda: [
+        PruneRegrowScheduler("rigl", sparsity=0.5, every=3),
+        PlasticityMonitor(["fau", "weight_norm"], every={"fau": 4, "weight_norm": 3}, figure_every=3, per_layer=True),
+    ],
     "one_shot": lambda: [OneShotPruning(0.5)],
     "perturbed": lambda: [
         ShrinkAndPerturb(alpha=0.8, noise_std=0.1, every=1, unit="epoch"),
@@ -147,6 +175,7 @@ MODULES = {
     "length": lambda: Stranger(length=True),
     "plateau": lambda: Stranger(plateau=True),
     "by_hand": ByHand,
+    "branches": Branches,
 }
 TRAINERS: dict[str, dict[str, Any]] = {
     "epochs": {},
@@ -166,7 +195,10 @@ QUICK = [
     ("plain", "none", "steps"),
     ("plain", "none", "whole_steps"),
     ("plain", "stopping", "accumulated"),
+    ("branches", "between", "epochs"),
 ]
+# stopped between the batches of one step, which a callback has begun to sum up (kills after these files)
+INSIDE_A_STEP = [("plain", "continual", 2, 9), ("plain", "momentum", 8, 99)]
 ALL = [("plain", c, t) for c in CALLBACKS for t in TRAINERS] + [(m, c, "epochs") for m in MODULES for c in CALLBACKS]
 
 
@@ -177,6 +209,14 @@ def case(module: str, callbacks: str, trainer: str) -> Case:
 @pytest.mark.parametrize(("module", "callbacks", "trainer"), QUICK)
 def test_killed_runs_go_on_exactly(module: str, callbacks: str, trainer: str, tmp_path: Path) -> None:
     for name, whole, run in resumed_everywhere(case(module, callbacks, trainer), tmp_path, every=5):
+        assert differences(whole, run) == [], name
+
+
+@pytest.mark.parametrize(("module", "callbacks", "start", "every"), INSIDE_A_STEP)
+def test_what_callbacks_gather_between_two_steps_is_kept(
+    module: str, callbacks: str, start: int, every: int, tmp_path: Path
+) -> None:
+    for name, whole, run in resumed_everywhere(case(module, callbacks, "accumulated"), tmp_path, every, start):
         assert differences(whole, run) == [], name
 
 
@@ -197,10 +237,8 @@ def test_runs_killed_after_any_save_go_on_exactly(module: str, callbacks: str, t
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
-@pytest.mark.parametrize("by", ["exception", "signal", "term"])
-@pytest.mark.parametrize(("module", "callbacks", "trainer"), QUICK)
-def test_runs_stopped_at_any_hook_go_on_exactly(
-    module: str, callbacks: str, trainer: str, by: str, tmp_path: Path
-) -> None:
-    for name, whole, run in stopped_everywhere(case(module, callbacks, trainer), tmp_path, by):
+@pytest.mark.parametrize(("by", "every"), [("exception", 4), ("signal", 9), ("term", 25)])
+@pytest.mark.parametrize("number", range(len(QUICK)), ids=["-".join(names) for names in QUICK])
+def test_runs_stopped_at_any_hook_go_on_exactly(number: int, by: str, every: int, tmp_path: Path) -> None:
+    for name, whole, run in stopped_everywhere(case(*QUICK[number]), tmp_path, by, every, start=number % every):
         assert differences(whole, run) == [], name

@@ -30,6 +30,7 @@ from plasticity_lightning.errors import nearest
 from plasticity_lightning.protocols import CoverageRow, HasReplayRatio
 from plasticity_lightning.runtime.clock import logging_due
 from plasticity_lightning.runtime.coverage import announce_coverage
+from plasticity_lightning.runtime.exact_loops import inside_epoch, left
 from plasticity_lightning.runtime.updates import UpdateCount, begins_anew, progress_of
 
 __all__ = ["AdaptiveReplayRatio", "RatioUnit"]
@@ -152,13 +153,14 @@ class AdaptiveReplayRatio(Callback):
             self._log(pl_module)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Decide if a check is due by epochs."""
-        if self.unit == "epoch":
+        """Decide if a check is due by epochs, if that is what has ended."""
+        if self.unit == "epoch" and not inside_epoch(trainer):
             self._advance(trainer, pl_module, trainer.current_epoch + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draw the chart."""
-        self._draw(trainer, pl_module)
+        """Draw the chart, unless the run is only left for a while."""
+        if not left(trainer):
+            self._draw(trainer, pl_module)
 
     def coverage(self, trainer: Trainer, pl_module: LightningModule) -> list[CoverageRow]:
         """The ratio that it sets, and what it reads; it watches nothing of the network itself."""

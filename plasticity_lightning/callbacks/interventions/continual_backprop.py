@@ -157,6 +157,14 @@ class ContinualBackprop(Callback):
         self.replaced = state_dict["replaced"]
         self._count.load_state_dict(state_dict["count"])
 
+    def rank_state(self) -> dict[str, Any]:
+        """The activity since the last step: with accumulated gradients a step has several batches."""
+        return self._activity.state_dict()
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        """Add to it."""
+        self._activity.load_state_dict(state)
+
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Bring restored utilities to the module's device; in a fit that begins anew forget those of an earlier one."""
         self._count.start(trainer)

@@ -138,6 +138,16 @@ class ReDo(TriggeredIntervention):
         super().load_state_dict(state_dict)
         self._watch.load_state_dict(state_dict["graph"])
 
+    def rank_state(self) -> dict[str, Any] | None:
+        """The activity of an event that waits for the end of an accumulation; None if none does."""
+        return None if self._activity is None else self._activity.state_dict()
+
+    def load_rank_state(self, state: dict[str, Any] | None) -> None:
+        """Add to it."""
+        if state is not None:
+            self._activity = ActivitySums()
+            self._activity.load_state_dict(state)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Watch no more."""
         self._watch.stop()

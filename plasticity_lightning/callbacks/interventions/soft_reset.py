@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from plasticity_lightning.callbacks.interventions.anchored import Anchored
 from plasticity_lightning.interventions.soft_reset import drift_factor, drift_towards
 from plasticity_lightning.runtime.clock import logging_due
+from plasticity_lightning.runtime.updates import begins_anew
 from plasticity_lightning.runtime.weight_gate import changing_weights
 
 __all__ = ["SoftReset"]
@@ -48,6 +49,12 @@ class SoftReset(Anchored):
         self.rate, self.lowest = rate, lowest
         self._drift: Tensor | None = None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Remember W_0, unless a checkpoint has brought it."""
+        super().on_train_start(trainer, pl_module)
+        if begins_anew(trainer):
+            self._drift = None
+
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Optimizer) -> None:
         """Let the parameters of this optimiser drift."""
         drifts = []
@@ -67,3 +74,12 @@ class SoftReset(Anchored):
         """Log the drift."""
         if logging_due(trainer) and self._drift is not None:
             pl_module.log("intervention/soft_reset/drift", self._drift, batch_size=1)
+
+    def state_dict(self) -> dict[str, Any]:
+        """W_0, and the last drift: a batch without a step may log it."""
+        return {**super().state_dict(), "drift": self._drift}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take both up again."""
+        super().load_state_dict(state_dict)
+        self._drift = state_dict["drift"]

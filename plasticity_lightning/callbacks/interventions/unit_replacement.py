@@ -167,13 +167,14 @@ class UnitWatch:
         self._looked = False
 
     def state_dict(self) -> dict[str, Any]:
-        """The graph, in plain types."""
-        return {name: dict(vars(layer)) for name, layer in self.graph.items()}
+        """The graph, in plain types, and whether a batch has been looked at for it."""
+        return {"layers": {name: dict(vars(layer)) for name, layer in self.graph.items()}, "looked": self._looked}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Take the graph up again."""
         self.graph.clear()
-        self.graph.update({name: UnitLayer(**layer) for name, layer in state.items()})
+        self.graph.update({name: UnitLayer(**layer) for name, layer in state["layers"].items()})
+        self._looked = state["looked"]
 
     def _explicit(self, name: str, traced: UnitLayer, modules: dict[str, nn.Module]) -> UnitLayer:
         consumers = {}

@@ -26,7 +26,7 @@ from plasticity_lightning.callbacks.monitoring.spikes import SpikeRecorder, mult
 from plasticity_lightning.measures.accumulate import accumulation_of
 from plasticity_lightning.measures.activity import UnitSums, unit_sums
 from plasticity_lightning.measures.metrics import Accumulated, MeanOf, ShareOf
-from plasticity_lightning.measures.nonlinearities import NonlinearityKind
+from plasticity_lightning.measures.nonlinearities import NonlinearityKind, kind_named
 from plasticity_lightning.measures.registry import Measure
 from plasticity_lightning.runtime.overlap import counted, hold, release, unobserved
 
@@ -78,6 +78,7 @@ class ActivationCollector:
         self._all_calls = False
         self._inside = 0
         self._inputs: dict[int, Tensor] = {}
+        self._rates: dict[str, Tensor] = {}
 
     @property
     def ran(self) -> bool:
@@ -108,6 +109,7 @@ class ActivationCollector:
             layer.fired = False
             for metric in layer.metrics.values():
                 metric.reset()
+        self._rates = {}
         self._spikes.reset()
         watched = set()
         for found in nonlinearities:
@@ -150,13 +152,28 @@ class ActivationCollector:
 
     def unit_rates(self) -> dict[str, Tensor]:
         """Share of the samples at which each unit was active (a > 0) in the last due batch, [U] by layer."""
-        rates = {}
+        rates = dict(self._rates)
         for name, layer in self.layers.items():
             metric = layer.metrics.get((unit_sums, None))
             if isinstance(metric, Accumulated) and metric.update_called:
                 sums: UnitSums = metric.gathered()
                 rates[name] = sums.active.double() / sums.samples
         return rates
+
+    def state_dict(self) -> dict[str, Any]:
+        """The layers by the names that they got in the order in which they ran, and the rates of the last due batch."""
+        return {
+            "names": [[*key, name] for key, name in self._names.items()],
+            "layers": {name: [layer.kind.name, layer.n_units] for name, layer in self.layers.items()},
+            "rates": self.unit_rates(),
+            "saw_functional": self.saw_functional,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take them up again."""
+        self._names = {(base, producer, units): name for base, producer, units, name in state["names"]}
+        self.layers = {name: _Layer(kind_named(kind), units, {}) for name, (kind, units) in state["layers"].items()}
+        self._rates, self.saw_functional = dict(state["rates"]), state["saw_functional"]
 
     def _read(self, layer: _Layer) -> list[tuple[str, Tensor, Tensor]]:
         read = []

@@ -23,6 +23,7 @@ from plasticity_lightning.measures.prediction import linear_fit, peak_amplitude
 from plasticity_lightning.measures.prediction_record import PredictionRecord, adaptation_curves, phase_means
 from plasticity_lightning.protocols import CoverageRow, HasPrediction
 from plasticity_lightning.runtime.coverage import announce_coverage
+from plasticity_lightning.runtime.exact_loops import left
 
 __all__ = ["PredictionMonitor", "prediction_figures"]
 
@@ -78,7 +79,9 @@ class PredictionMonitor(Callback):
         return rows
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Draw once the module has brought its lanes together."""
+        """Draw once the module has brought its lanes together, unless the run is only left for a while."""
+        if left(trainer):
+            return
         module = cast(HasPrediction, pl_module)
         exchange = getattr(pl_module, "exchange", None)  # callbacks come before the module's own hook
         if exchange is not None:

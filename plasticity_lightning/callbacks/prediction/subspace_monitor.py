@@ -24,6 +24,7 @@ from plasticity_lightning.measures.subspaces import null_angles, principal_angle
 from plasticity_lightning.protocols import CoverageRow, HasPrediction
 from plasticity_lightning.readouts.consolidation import consolidate
 from plasticity_lightning.runtime.coverage import announce_coverage
+from plasticity_lightning.runtime.exact_loops import left
 
 __all__ = ["NULLS", "SubspaceMonitor", "subspace_angles"]
 
@@ -112,7 +113,7 @@ class SubspaceMonitor(Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Draw the angles over trials, of lane 0, with the null of the states' covariance."""
-        if not self.history:
+        if not self.history or left(trainer):  # left for a while: the figure comes at the end
             return
         from plasticity_lightning import viz  # matplotlib is slow to import
 

@@ -77,6 +77,14 @@ class ActingWatch:
         self.first = False
         return True
 
+    def state_dict(self) -> dict[str, Any]:
+        """What the batches so far have shown."""
+        return {"first": self.first, "seen": sorted(self.seen), "computed": dict(self.computed)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from it, after `begin`: compiled code must not run eagerly in a batch in which it would not have."""
+        self.first, self.seen, self.computed = state["first"], set(state["seen"]), dict(state["computed"])
+
     def effective_zeros(self, group: SparseParameters) -> float:
         """Number of zeros among the weights that act in the place of the masked ones; computed ones as last seen."""
         return sum(

@@ -28,8 +28,6 @@ class MaskKeeper(Callback, ABC):
 
     indispensable = True  # `AtomicCheckpoint` refuses to resume without it: the zeros would be lost
 
-    indispensable = True  # see runtime.AtomicCheckpoint: a sparse run that goes on without its masks is none
-
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
         self._keeping = False

@@ -175,6 +175,7 @@ class PruneRegrowScheduler(MaskKeeper):
         self._fates: dict[str, Fate] = {}
         self._loaded: dict[str, Any] | None = None
         self._has_read: set[int] = set()  # groups whose gradient of this step has been kept
+        self._watched: dict[str, Any] | None = None
         self._resumed = False
 
     @property
@@ -240,6 +241,8 @@ class PruneRegrowScheduler(MaskKeeper):
         mask_averages(trainer, self.masks)
         self.report.start(self.groups, self._resumed)
         self._watch.begin()
+        if self._watched is not None:
+            self._watch.load_state_dict(self._watched)
 
     def on_train_batch_start(
         self, trainer: pl.Trainer, pl_module: pl.LightningModule, batch: Any, batch_idx: int
@@ -281,10 +284,10 @@ class PruneRegrowScheduler(MaskKeeper):
             self.report.table(self.groups, {name: fate.kind for name, fate in self._fates.items()})
 
     def state_dict(self) -> dict[str, Any]:
-        """Masks, counters, random states and FLOPs of every optimiser's group."""
+        """Masks, counters, random states and FLOPs of every optimiser's group, and what was seen of the weights that act."""
         if not self.groups:
             return self._loaded or {}
-        return {"groups": [group.state_dict() for group in self.groups]}
+        return {"groups": [group.state_dict() for group in self.groups], "watch": self._watch.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keep the state until the optimisers exist."""
@@ -321,7 +324,7 @@ class PruneRegrowScheduler(MaskKeeper):
 
     def _start(self) -> None:
         loaded, self._loaded = self._loaded, None
-        self._resumed = loaded is not None
+        self._resumed, self._watched = loaded is not None, None if loaded is None else loaded["watch"]
         if loaded is None:
             for group in self.groups:
                 group.initialise()
