@@ -2,8 +2,9 @@
 
 Lightning keeps all of it out of checkpoints: after a resume inside an epoch its averages would cover the rest of the epoch only,
 a trigger or a controller would find no value until the next one is logged, and an accumulation of gradients would lack its first
-batches; of callbacks it keeps rank 0's state alone (see `protocols.HasRankState`). The state belongs to one rank, whose sums are its own; it consists of tensors, numbers and strings, which
-`torch.load(weights_only=True)` reads. Source: lightning 2.6, `trainer/connectors/logger_connector/result.py`.
+batches; of callbacks it keeps rank 0's state alone (see `protocols.HasRankState`). The state belongs to one rank, whose sums are
+its own; it consists of tensors, numbers and strings, which `torch.load(weights_only=True)` reads. Source: lightning 2.6,
+`trainer/connectors/logger_connector/result.py`.
 """
 
 from __future__ import annotations

@@ -26,6 +26,15 @@ TINY = [
     "--trainer.enable_model_summary=false",
 ]
 
+TINY_GENERATOR = [
+    "--model.init_args.n_neurons=60",
+    "--model.init_args.lanes=1",
+    "--data.init_args.settle_ms=20",
+    "--data.init_args.piece_ms=20",
+    "--data.init_args.learn_ms=100",
+    "--data.init_args.free_ms=400",
+]
+
 
 def fit(configs: list[str], folder: Path, *more: str) -> int:
     named = [part for name in configs for part in ("--config", name)]
@@ -83,8 +92,6 @@ def test_compare_sets_rules_side_by_side(tmp_path: Path, capsys: pytest.CaptureF
 
 
 def test_generator_learns_and_runs_free(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    tiny = ["--model.init_args.n_neurons=60", "--model.init_args.lanes=1", "--data.init_args.settle_ms=20",
-            "--data.init_args.piece_ms=20", "--data.init_args.learn_ms=100", "--data.init_args.free_ms=400",
-            "--trainer.enable_progress_bar=false", "--trainer.default_root_dir", str(tmp_path)]  # fmt: skip
-    assert main(["fit", "--config", *GENERATORS, *tiny]) == 0
+    where = ["--trainer.enable_progress_bar=false", "--trainer.default_root_dir", str(tmp_path)]
+    assert main(["fit", "--config", *GENERATORS, *TINY_GENERATOR, *where]) == 0
     assert "test/frequency_hz" in capsys.readouterr().out

@@ -26,6 +26,10 @@ REACH = {
     "environment": '{"name": "reach", "mode": "inline", "options": {"size": 16, "episode_steps": 10}}',
     "channels": 4, "trunk": 4, "hidden": 8,
 }  # fmt: skip
+TINY_ATARI = {
+    "width": 0.0625, "hidden": 8, "environment.mode": "inline", "replay.n_step": 2,
+    "environment.options": '{"episode_steps": 12}',  # a game of 12 steps
+}  # fmt: skip
 
 
 def fit(folder: Path, *configs: str, extra: Sequence[str] = (), **options: object) -> int:
@@ -71,10 +75,7 @@ def test_overlay_merges_and_trains(overlay: str, tmp_path: Path) -> None:
 def test_atari_trains_static_and_adaptive(overlay: str | None, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
     pytest.importorskip("ale_py", reason="the games come with the extra atari")
     configs = ["visual_control/atari100k", *([overlay] if overlay else [])]
-    small = {"width": 0.0625, "hidden": 8, "environment.mode": "inline", "replay.n_step": 2}
-    # a game of 12 steps
-    small |= {"environment.options": '{"episode_steps": 12}'}
-    assert fit(tmp_path, *configs, **{**TINY, **small}) == 0
+    assert fit(tmp_path, *configs, **{**TINY, **TINY_ATARI}) == 0
     assert "test/return" in capsys.readouterr().out
 
 

@@ -107,13 +107,18 @@ class _Writer:
         self.run = run
 
     def __getattr__(self, name: str) -> Callable[..., None]:
-        def add(tag: str = "", value: Any = None, step: int | None = None, *_: Any, **kwargs: Any) -> None:
-            if name == "add_scalar":
+        def add(tag: Any = "", value: Any = None, step: int | None = None, *_: Any, **kwargs: Any) -> None:
+            if name == "add_summary":  # of the writer's file: (what it holds, step)
+                self.run.points.setdefault((f"{name} {tag.value[0].tag}", value), set()).add("drawn")
+            elif name == "add_scalar":
                 self.run.points.setdefault((tag, kwargs.get("global_step", step)), set()).add(repr(float(value)))
             elif name in ("add_image", "add_histogram", "add_figure", "add_text"):
                 self.run.points.setdefault((f"{name} {tag}", kwargs.get("global_step", step)), set()).add("drawn")
 
         return add
+
+    def _get_file_writer(self) -> _Writer:
+        return self
 
 
 class _Logger(TensorBoardLogger):
