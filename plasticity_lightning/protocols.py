@@ -26,6 +26,7 @@ __all__ = [
     "HasProgress",
     "HasRankState",
     "HasReplayRatio",
+    "HasRunLimit",
     "HasTasks",
     "RecordsEpisodes",
     "WatchesUpdates",
@@ -174,6 +175,17 @@ class HasRankState(Protocol):
 
     def load_rank_state(self, state: Any) -> None:
         """Take it up again, with its tensors on the module's device; called after `on_train_start` of all callbacks."""
+
+
+@runtime_checkable
+class HasRunLimit(Protocol):
+    """A Callback that ends a run at a limit of its own, as `max_epochs` does: with another one a resumed run goes on.
+
+    Attributes:
+        run_limit: where it ends the run.
+    """
+
+    run_limit: int
 
 
 @runtime_checkable

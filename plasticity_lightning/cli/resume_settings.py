@@ -2,7 +2,7 @@
 
 A checkpoint holds the complete configuration of its run. All that decides the outcome is compared with the new command's: seed,
 model, data, callbacks and the Trainer's options that change what is computed. Each difference is told. What only says where and
-how long (folders, workers, threads, devices, loggers, limits of epochs, steps and time) is the new command's in any case.
+how long (folders, workers, threads, devices, loggers, limits of epochs, steps, frames and time) is the new command's in any case.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ __all__ = ["Difference", "compare_settings", "merged_settings", "refuse_loss"]
 _TRAINER = ("callbacks", "precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches",
             "limit_train_batches", "limit_val_batches", "overfit_batches", "val_check_interval", "check_val_every_n_epoch",
             "log_every_n_steps")  # fmt: skip
-# arguments of models and data modules that change no result
-_FREE = ("root", "num_workers", "download", "cache_dir", "threads", "engine")
+# arguments of models and data modules that change no result, by the end of their path
+_FREE = ("root", "num_workers", "download", "cache_dir", "threads", "engine", "environment.mode", "replay.prefetch")
+_LENGTH = ("StopAfter",)  # callbacks that only say how long
 _ABSENT = object()
 
 
@@ -36,7 +37,7 @@ class Difference(NamedTuple):
 def compare_settings(saved: str, given: Mapping[str, Any]) -> list[Difference]:
     """Differences between the configuration in a checkpoint (YAML) and the new command's, in the order of keys."""
     before, now = dict(_flat(_deciding(yaml.safe_load(saved)))), dict(_flat(_deciding(given)))
-    keys = [key for key in sorted(before.keys() | now.keys()) if key.rpartition(".")[2] not in _FREE]
+    keys = [key for key in sorted(before.keys() | now.keys()) if not _is_free(key)]
     pairs = [(key, before.get(key, _ABSENT), now.get(key, _ABSENT)) for key in keys]
     # an argument that only one of two versions of the package knows is no difference, a callback or class is
     changed = [(k, a, b) for k, a, b in pairs if a != b and (_ABSENT not in (a, b) or _is_class(k))]
@@ -47,10 +48,9 @@ def merged_settings(saved: str, given: Mapping[str, Any]) -> dict[str, Any]:
     """The deciding settings of the checkpoint, with what is free taken from the new command."""
     kept = _deciding(yaml.safe_load(saved))
     for part in ("model", "data"):
-        if isinstance(kept.get(part), dict) and isinstance(given.get(part), Mapping):
-            arguments, new = kept[part].get("init_args"), given[part].get("init_args")
-            if isinstance(arguments, dict) and isinstance(new, Mapping):
-                arguments.update({name: new[name] for name in _FREE if name in new and name in arguments})
+        _take_free(kept.get(part), given.get(part))
+    callbacks = [c for c in kept["trainer"]["callbacks"] if _short(c) not in _LENGTH]
+    kept["trainer"]["callbacks"] = [c for c in _callbacks(given) if _short(c) in _LENGTH] + callbacks
     return kept
 
 
@@ -87,6 +87,21 @@ def _callbacks(config: Mapping[str, Any]) -> list[dict[str, Any]]:
         dict(c) if isinstance(c, Mapping) else {"class_path": c}
         for c in (listed if isinstance(listed, list) else [listed])
     ]
+
+
+def _is_free(key: str) -> bool:
+    length = key.removeprefix("trainer.callbacks.").partition(".")[0].partition("[")[0] in _LENGTH
+    return length or any(key == free or key.endswith(f".{free}") for free in _FREE)
+
+
+def _take_free(kept: Any, given: Any, prefix: str = "") -> None:
+    if isinstance(kept, dict) and isinstance(given, Mapping):
+        for name in kept.keys() & given.keys():
+            path = prefix if name == "init_args" else f"{prefix}.{name}"
+            if _is_free(path):
+                kept[name] = given[name]
+            else:
+                _take_free(kept[name], given[name], path)
 
 
 def _short(callback: Mapping[str, Any]) -> str:

@@ -112,8 +112,11 @@ class ContinualLearner(LightningModule, ABC):
         """Keep the sums of the unfinished task, added up over all processes."""
         checkpoint["task_metrics"] = {
             name: {
-                key: self.trainer.strategy.reduce(torch.as_tensor(value).clone(), reduce_op="sum")
-                for key, value in self._metric(name).metric_state.items()
+                "updates": self._metric(name)._update_count,
+                "sums": {
+                    key: self.trainer.strategy.reduce(torch.as_tensor(value).clone(), reduce_op="sum")
+                    for key, value in self._metric(name).metric_state.items()
+                },
             }
             for name in ("online", "final")
         }
@@ -122,11 +125,11 @@ class ContinualLearner(LightningModule, ABC):
         """Take the sums up again, on one process only, since they are added up when they are read."""
         if not self.trainer.is_global_zero:
             return
-        for name, states in checkpoint["task_metrics"].items():
+        for name, kept in checkpoint["task_metrics"].items():
             metric = self._metric(name)
-            for key, value in states.items():
+            for key, value in kept["sums"].items():
                 setattr(metric, key, value.to(metric.device))
-            metric._update_count = 1  # else `compute` warns that there was no update
+            metric._update_count = kept["updates"]  # else `compute` warns that there was no update
 
     # private
 

@@ -466,6 +466,7 @@ class ControlLoop(LightningModule):
             "episodes": self.episodes,
             "evaluations": self.evaluations,
             "credit": self.credit.state_dict(),
+            "replay_ratio": self.loop_options.replay_ratio,
             "collected": self._collected if self.replay_options.checkpoint else 0,
             "returns": self._returns.tolist(),
             "last_return": self._last_return,
@@ -484,6 +485,9 @@ class ControlLoop(LightningModule):
         for name in ("steps", "updates", "episodes", "evaluations"):
             setattr(self, name, state[name])
         self.credit.load_state_dict(state["credit"])
+        # the ratio is the present one, which a callback may have set, unless another was asked for
+        if state["replay_ratio"] != self.loop_options.replay_ratio:
+            self.replay_ratio = self.loop_options.replay_ratio
         self._collected, self._returns = state["collected"], np.array(state["returns"])
         self._last_return = state["last_return"]
         self._sums = {name: value.to(self.device) for name, value in state["sums"].items()}
@@ -492,12 +496,13 @@ class ControlLoop(LightningModule):
         for name, generator in self.generators().items():
             generator.set_state(state["generators"][name].cpu())
         self._replay.set_state(state["replay"])
-        if state["content"] is not None:
-            self._folder.load(state["content"])
+        content = state["content"] if self.replay_options.checkpoint else None
+        if content is not None:
+            self._folder.load(content)
         if state["environments"] is not None:
             self._collector.set_state(state["environments"])
             self._stack.set_state(state["stack"].numpy())
-        if state["environments"] is None or state["content"] is None:
+        if state["environments"] is None or content is None:
             rank_zero_info("the checkpoint lacks environments or replay: new episodes begin, the resume is not exact")
             self._begin_episodes()
 

@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import Trainer
 
 from plasticity_lightning.control.replay import FrameReplay
+from plasticity_lightning.errors import UserError
 from plasticity_lightning.runtime.checkpoint import AtomicCheckpoint
 
 __all__ = ["ReplayFolder"]
@@ -44,9 +45,18 @@ class ReplayFolder:
         return {"folder": str(folder), **self._replay.append_to(folder)}
 
     def load(self, content: dict[str, Any]) -> None:
-        """Fill the replay with the content that `save` described, also where it moved with its checkpoint."""
+        """Fill the replay with the content that `save` described, also where it moved with its checkpoint.
+
+        Raises:
+            UserError: if it is the content of another replay, or damaged.
+        """
         moved = self._of_rank(Path(str(self._trainer.ckpt_path)).parent)
-        self._replay.restore(moved if moved.is_dir() else Path(content["folder"]), content)
+        try:
+            self._replay.restore(moved if moved.is_dir() else Path(content["folder"]), content)
+        except ValueError as error:
+            raise UserError(
+                f"{error}; resume with the saved one, or with replay.checkpoint=false and an empty replay"
+            ) from error
 
     def _own(self) -> Path:
         saver = next((c for c in self._trainer.callbacks if isinstance(c, AtomicCheckpoint)), None)

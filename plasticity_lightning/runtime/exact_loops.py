@@ -16,12 +16,14 @@ from __future__ import annotations
 from typing import Any, Literal, cast
 
 import torch
-from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loops import _Loop
 from lightning.pytorch.loops.fit_loop import RestartStage, _FitLoop
 from lightning.pytorch.loops.training_epoch_loop import _TrainingEpochLoop
 from lightning.pytorch.utilities import rank_zero_warn
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
+
+from plasticity_lightning.protocols import HasRunLimit
 
 __all__ = ["ExactFitLoop", "Moment", "WholeMoments", "inside_epoch", "install", "left"]
 
@@ -93,14 +95,16 @@ class ExactFitLoop(_FitLoop):
             )
             # the loaders are to be iterated anew, when the random states are restored
             self._resuming_from_checkpoint = self.epoch_loop._resuming_from_checkpoint = False
-        if self._pending in ("batch", "epoch") or position.get("limits") == self._limits:
+        saved, now = position.get("limits", []), self._limits
+        if saved == now or (self._pending in ("batch", "epoch") and saved[2:] == now[2:]):
             # a run that ended early has ended; with other limits it is wanted longer
             self.trainer.should_stop = bool(position.get("should_stop", False))
         self._check_limits()
 
     @property
     def _limits(self) -> list[int | None]:
-        return [self.max_epochs, self.max_steps]
+        callbacks: list[Callback] = self.trainer.callbacks
+        return [self.max_epochs, self.max_steps, *(c.run_limit for c in callbacks if isinstance(c, HasRunLimit))]
 
     @property
     def done(self) -> bool:

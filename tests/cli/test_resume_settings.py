@@ -9,7 +9,7 @@ import torch
 import yaml
 
 from plasticity_lightning.cli import main
-from plasticity_lightning.cli.resume_settings import compare_settings
+from plasticity_lightning.cli.resume_settings import compare_settings, merged_settings
 
 SPARSE = {
     "class_path": "PruneRegrowScheduler",
@@ -83,3 +83,18 @@ def test_what_is_free_and_what_only_one_version_knows_is_no_difference() -> None
              "trainer": {"max_epochs": 9, "callbacks": {"class_path": "x.B", "init_args": {"every": 2}}}}  # fmt: skip
     found = [(d.key, d.saved, d.given) for d in compare_settings(saved, given)]
     assert found == [("model.width", 3, 4), ("trainer.callbacks.B.class_path", None, "x.B")]
+
+
+def test_what_says_where_and_how_long_is_the_new_commands_at_any_depth() -> None:
+    def config(mode: str, threads: int, size: int, frames: int) -> dict:
+        replay = {"threads": threads, "batch_size": size}
+        stop = {"class_path": "a.StopAfter", "init_args": {"frames": frames}}
+        return {"model": {"class_path": "A", "init_args": {"environment": {"mode": mode}, "replay": replay}},
+                "trainer": {"callbacks": [{"class_path": "a.B"}, stop]}}  # fmt: skip
+
+    saved, given = yaml.safe_dump(config("inline", 1, 8, 100)), config("process", 4, 16, 200)
+    assert [d.key for d in compare_settings(saved, given)] == ["model.replay.batch_size"]
+    kept = merged_settings(saved, given)
+    assert kept["model"] == config("process", 4, 8, 0)["model"]
+    assert kept["trainer"]["callbacks"][0]["init_args"] == {"frames": 200}
+    assert [c["class_path"] for c in kept["trainer"]["callbacks"]] == ["a.StopAfter", "a.B"]

@@ -50,7 +50,7 @@ _PLAIN = (
 )
 RECIPES = [name for name in list_recipes() if "overlays" not in name and "/tasks/" not in name]
 OVERLAYS = [
-    f"{_BASES[name.split('/')[0]]}+{name}"
+    f"{'plasticity_bench/warm_start' if name.endswith('cold_start') else _BASES[name.split('/')[0]]}+{name}"
     for name in list_recipes()
     if "/overlays/" in name and not any(part in name for part in _PLAIN)
 ]

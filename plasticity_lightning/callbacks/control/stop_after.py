@@ -18,7 +18,7 @@ class StopAfter(Callback):
     """Asks the Trainer to stop when the module has seen so many frames, or taken so many steps or updates.
 
     Acts on any module whose `progress()` returns the counter. Under several processes each counts its own; as they
-    step alike, they stop alike.
+    step alike, they stop alike. A run that has ended goes on from its checkpoint with a higher limit.
 
     Args:
         frames: simulated frames, `progress()["frame"]`; published learning curves count these.
@@ -37,7 +37,7 @@ class StopAfter(Callback):
             raise ValueError(
                 f"exactly one of frames={frames}, steps={steps} and updates={updates} must be given and be at least 1"
             )
-        ((self.counter, self.limit),) = limits.items()
+        ((self.counter, self.run_limit),) = limits.items()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that the module counts."""
@@ -52,7 +52,7 @@ class StopAfter(Callback):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Stop when it is time."""
-        if (progress_of(pl_module, self.counter) or 0) >= self.limit:
+        if (progress_of(pl_module, self.counter) or 0) >= self.run_limit:
             trainer.should_stop = True
 
     def coverage(self, trainer: Trainer, pl_module: LightningModule) -> list[CoverageRow]:

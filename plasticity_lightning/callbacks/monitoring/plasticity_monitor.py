@@ -320,9 +320,9 @@ class PlasticityMonitor(Callback):
         self.latest = dict(state_dict["latest"])
         self._probe.load_state_dict(state_dict["probe"])
         self._shown_before, self._fallback = state_dict["shown"], state_dict["fallback"]
-        checked, see_functions, measures = state_dict["checked"]
+        *first_batches, measures = state_dict["checked"]
         if measures == list(self.measures):
-            self._checked, self._see_functions = checked, see_functions
+            self._checked, self._see_functions = map(bool, first_batches)
         self._collector.load_state_dict(state_dict["collector"])
         self._restored = {key: state_dict[key] for key in ("initial", "memories")}
 
