@@ -499,6 +499,8 @@ class ControlLoop(LightningModule):
         content = state["content"] if self.replay_options.checkpoint else None
         if content is not None:
             self._folder.load(content)
+        else:
+            self._collected = 0
         if state["environments"] is not None:
             self._collector.set_state(state["environments"])
             self._stack.set_state(state["stack"].numpy())

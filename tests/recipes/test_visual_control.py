@@ -84,6 +84,26 @@ def test_recipe_trains_on_the_small_task(recipe: str, tmp_path: Path) -> None:
     assert fit(tmp_path, recipe, **TINY, **REACH) == 0
 
 
+def test_a_longer_run_and_another_ratio_count_on_resume_and_another_replay_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture
+) -> None:
+    def resumed(frames: int, *more: str) -> tuple[int, Any]:
+        stop = f"--trainer.callbacks=[{{class_path: StopAfter, init_args: {{frames: {frames}}}}}]"
+        extra = [stop, "--test_after_fit=false", "--trainer.max_epochs=-1", "--trainer.limit_val_batches=0", *more]
+        status = fit(tmp_path, "visual_control/quickstart", extra=extra, **{**TINY, **REACH})
+        path = tmp_path / "version_0" / "checkpoints" / "last.ckpt"
+        return status, torch.load(path, weights_only=True)["control"][0]
+
+    assert resumed(12)[1]["steps"] == 12
+    _, state = resumed(14, "--ckpt_path=last", "--model.init_args.loop.replay_ratio=3")
+    assert (state["steps"], state["credit"]["ratio"]) == (14, (2, 1))
+    assert "model.loop.replay_ratio is 2.0 as in the checkpoint, not 3.0" in capsys.readouterr().err
+    _, state = resumed(16, "--ckpt_path=last", "--model.init_args.loop.replay_ratio=3", "--override")
+    assert (state["steps"], state["credit"]["ratio"]) == (16, (3, 1))
+    assert resumed(18, "--ckpt_path=last", "--model.init_args.replay.capacity=500", "--override")[0] == 2
+    assert "the checkpoint's replay has capacity=400, this one capacity=500" in capsys.readouterr().err
+
+
 def merge(into: dict[str, Any], other: dict[str, Any]) -> None:
     """What a second `--config` does to the first one's values."""
     for key, value in other.items():

@@ -305,7 +305,7 @@ class PlasticityMonitor(Callback):
             "shown": self._shown(),
             "fallback": self._fallback,
             # what the first batches have shown holds on, for these measures
-            "checked": [self._checked, self._see_functions, list(self.measures)],
+            "first_batches": [self._checked, self._see_functions, list(self.measures)],
             "collector": self._collector.state_dict(),
             "initial": {} if self._weights is None else dict(self._weights.initial),
             "memories": self._memories.state_dict(),
@@ -320,9 +320,10 @@ class PlasticityMonitor(Callback):
         self.latest = dict(state_dict["latest"])
         self._probe.load_state_dict(state_dict["probe"])
         self._shown_before, self._fallback = state_dict["shown"], state_dict["fallback"]
-        *first_batches, measures = state_dict["checked"]
+        checked, see_functions, measures = state_dict["first_batches"]
         if measures == list(self.measures):
-            self._checked, self._see_functions = map(bool, first_batches)
+            self._checked = bool(checked)
+            self._see_functions = bool(see_functions)
         self._collector.load_state_dict(state_dict["collector"])
         self._restored = {key: state_dict[key] for key in ("initial", "memories")}
 

@@ -48,11 +48,44 @@ for name, callbacks in cases.items():
 torch.save(out, f"{sys.argv[1]}/rank{trainer.global_rank}.pt")
 """
 
+# killed after the first of the two batches of a step, whose activity each rank has summed over its own samples
+_RESUMED = """
+import sys
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies import DDPStrategy
+from plasticity_lightning.callbacks import ContinualBackprop, ReDo, SoftReset
+from plasticity_lightning.runtime import AtomicCheckpoint, RNGState
+from tests.callbacks.interventions.toys import Regression, data, weights
 
-@pytest.mark.slow
-def test_ranks_stay_equal(tmp_path):
+class Kill(Callback):
+    def on_train_batch_start(self, trainer, pl_module, batch, batch_idx):
+        if batch_idx == 5:
+            raise KeyError("killed")
+
+def fit(folder, *more, ckpt=None):
+    module = Regression()
+    trainer = Trainer(max_epochs=1, accelerator="cpu", devices=2, logger=False, accumulate_grad_batches=2,
+        enable_progress_bar=False, enable_model_summary=False, strategy=DDPStrategy(process_group_backend="gloo"),
+        callbacks=[RNGState(), ContinualBackprop(rate=0.3, maturity=1), ReDo(tau=0.9, every=2), SoftReset(1.0), *more,
+            AtomicCheckpoint(f"{sys.argv[1]}/{folder}", every_n_batches=1)])
+    try:
+        trainer.fit(module, data(16), ckpt_path=ckpt, weights_only=True)
+    except KeyError:
+        pass
+    return trainer, weights(module)
+
+_, whole = fit("whole")
+fit("killed", Kill())
+trainer, resumed = fit("killed", ckpt=f"{sys.argv[1]}/killed/last.ckpt")
+torch.save({"whole": whole, "resumed": resumed}, f"{sys.argv[1]}/rank{trainer.global_rank}.pt")
+"""
+
+
+def run(source, tmp_path):
+    """What both ranks have saved."""
     script = tmp_path / "script.py"
-    script.write_text(_SCRIPT)
+    script.write_text(source)
     root = Path(__file__).parents[3]
     done = subprocess.run(
         [sys.executable, str(script), str(tmp_path)],
@@ -64,7 +97,21 @@ def test_ranks_stay_equal(tmp_path):
         check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1))
+    return [torch.load(tmp_path / f"rank{rank}.pt") for rank in (0, 1)]
+
+
+@pytest.mark.slow
+def test_what_each_rank_has_gathered_since_the_last_step_is_kept(tmp_path):
+    for rank in run(_RESUMED, tmp_path):
+        for name, value in rank["whole"].items():
+            assert torch.equal(value, rank["resumed"][name]), name
+    state = torch.load(tmp_path / "killed" / "last.ckpt", weights_only=True)
+    assert len(state["unfinished"]) == 2
+
+
+@pytest.mark.slow
+def test_ranks_stay_equal(tmp_path):
+    first, second = run(_SCRIPT, tmp_path)
     for case, mine in first.items():
         for name, value in mine["weights"].items():
             assert torch.equal(value, second[case]["weights"][name]), (case, name)
