@@ -11,19 +11,22 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.callbacks import EarlyStopping
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics import MeanMetric
 from torchmetrics.classification import MulticlassAccuracy
 
+from plasticity_lightning import callbacks
 from plasticity_lightning.callbacks import (
     AstrocyteFeedback,
     ContinualBackprop,
     L2Init,
+    ModuleTransform,
     OneShotPruning,
     Parseval,
+    PlasticityInjection,
     PlasticityMonitor,
     PruneRegrowScheduler,
     ReDo,
@@ -31,7 +34,7 @@ from plasticity_lightning.callbacks import (
     ShrinkAndPerturb,
     SoftReset,
 )
-from plasticity_lightning.runtime import ResumableDataLoader
+from plasticity_lightning.runtime import CoverageSummary, DivergenceGuard, ResumableDataLoader
 from tests.runtime.interruption import Case, differences, resumed_everywhere, stopped_everywhere
 
 
@@ -163,6 +166,12 @@ CALLBACKS = {
         L2Init(1e-2, decoupled=True),
     ],
     "continual": lambda: [ContinualBackprop(rate=0.2, maturity=2), SoftReset(), Parseval(1e-3)],
+    "injected": lambda: [
+        ModuleTransform("layer_norm", "net.4"),
+        PlasticityInjection(["net.6"], at=4),
+        DivergenceGuard(),
+        CoverageSummary(),
+    ],
     "epochs": lambda: [
         Reset(last=1, at=[1, 2], unit="epoch"),
         Reset(last=1, trigger="train/accuracy < 2", unit="epoch"),
@@ -200,6 +209,16 @@ QUICK = [
 # stopped between the batches of one step, which a callback has begun to sum up (kills after these files)
 INSIDE_A_STEP = [("plain", "continual", 2, 9), ("plain", "momentum", 8, 99)]
 ALL = [("plain", c, t) for c in CALLBACKS for t in TRAINERS] + [(m, c, "epochs") for m in MODULES for c in CALLBACKS]
+
+
+def test_no_callback_is_forgotten() -> None:
+    tried = {type(callback).__name__ for make in CALLBACKS.values() for callback in make()}
+    # those that belong to one paper's modules run in tests/recipes/test_resume.py
+    recipes = {"AdaptiveReplayRatio", "ErrorModulation", "EvaluationVideo", "LiquidMonitor", "PredictionMonitor", "SelectivityMonitor",
+               "StopAfter", "SubspaceMonitor"}  # fmt: skip
+    assert {name for name in callbacks.__all__ if issubclass(getattr(callbacks, name), Callback)} == recipes | tried - {
+        "CoverageSummary", "DivergenceGuard", "EarlyStopping"
+    }  # fmt: skip
 
 
 def case(module: str, callbacks: str, trainer: str) -> Case:

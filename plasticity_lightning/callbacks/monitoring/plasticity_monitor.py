@@ -164,6 +164,8 @@ class PlasticityMonitor(Callback):
         self._new_probe = partial(Probe, network, probe_size, loss, probe_steps)
         self._weights: WeightMeter | None = None
         self._shown_before: str | None = None
+        self._see_functions: bool
+        self._checked: bool
         self._forget()
 
     @property
@@ -322,8 +324,7 @@ class PlasticityMonitor(Callback):
         self._shown_before, self._fallback = state_dict["shown"], state_dict["fallback"]
         checked, see_functions, measures = state_dict["first_batches"]
         if measures == list(self.measures):
-            self._checked = bool(checked)
-            self._see_functions = bool(see_functions)
+            self._checked, self._see_functions = checked, see_functions
         self._collector.load_state_dict(state_dict["collector"])
         self._restored = {key: state_dict[key] for key in ("initial", "memories")}
 
