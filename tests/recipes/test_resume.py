@@ -126,7 +126,9 @@ def recipe(name: str, roots: dict[str, Path]) -> Case:
     trainer = {
         key: built[0].config["fit"].trainer[key] for key in _KEPT if built[0].config["fit"].trainer[key] is not None
     }
-    own = ("RNGState", "GracefulStop", "AtomicCheckpoint", "RunConfig", "_SetupEnd", "ModelSummary", "ModelCheckpoint")
+    own = ["RNGState", "GracefulStop", "AtomicCheckpoint", "RunConfig", "_SetupEnd", "ModelSummary", "ModelCheckpoint"]
+    if name not in QUICK:
+        own.append("PredictionMonitor")  # it has no state, and draws for seconds at the end
 
     def callbacks() -> list:
         return [
