@@ -60,6 +60,9 @@ class StopAfter(Callback):
         name = f"{type(pl_module).__name__}.progress()"
         return [
             CoverageRow(
-                "StopAfter", name, "counted", f"nothing of the network: ends the run at {self.limit} {self.counter}s"
+                "StopAfter",
+                name,
+                "counted",
+                f"nothing of the network: ends the run at {self.run_limit} {self.counter}s",
             )
         ]
