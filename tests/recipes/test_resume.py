@@ -19,8 +19,8 @@ from tests.recipes.test_granet import root as granet_root  # noqa: F401 - fixtur
 from tests.recipes.test_nalsm import root as nalsm_root  # noqa: F401
 from tests.runtime.interruption import Case, differences, resumed_everywhere, stopped_everywhere
 
-_KEPT = ("max_epochs", "max_steps", "log_every_n_steps", "check_val_every_n_epoch", "val_check_interval", "limit_val_batches",
-         "num_sanity_val_steps", "accumulate_grad_batches", "gradient_clip_val", "max_time")  # fmt: skip
+_KEPT = ("max_epochs", "max_steps", "log_every_n_steps", "check_val_every_n_epoch", "val_check_interval", "limit_train_batches",
+         "limit_val_batches", "num_sanity_val_steps", "accumulate_grad_batches", "gradient_clip_val", "max_time")  # fmt: skip
 # name, with overlays behind plus signs, -> kills by default after each n-th save
 QUICK = {
     "nalsm/quickstart": 8,
