@@ -227,12 +227,13 @@ def differences(whole: Run, run: Run) -> list[str]:
     return found[:12]
 
 
-def _numbers(batch: Any) -> Iterator[float]:
+def _numbers(batch: Any) -> Iterator[float | str]:
     if isinstance(batch, dict | list | tuple):
         for part in batch.values() if isinstance(batch, dict) else batch:
             yield from _numbers(part)
     elif isinstance(batch, torch.Tensor | int | float):
-        yield from torch.as_tensor(batch).double().flatten().tolist()
+        # a trial without an outcome has its time as NaN, which is not equal to itself
+        yield from ("nan" if x != x else x for x in torch.as_tensor(batch).double().flatten().tolist())
 
 
 def _compare(a: Any, b: Any, where: str) -> Iterator[str]:
