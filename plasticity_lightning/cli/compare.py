@@ -5,11 +5,11 @@ Parsing and printing; what is compared and how is the business of `studies.compa
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
+from plasticity_lightning.cli.arguments import CommandParser
 from plasticity_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,11 +18,6 @@ if TYPE_CHECKING:
 __all__ = ["compare"]
 
 _FORMATS = (".png", ".svg", ".pdf")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see `plasticity compare --help`")
 
 
 def compare(args: list[str]) -> int:
@@ -62,8 +57,8 @@ def compare(args: list[str]) -> int:
     return 0
 
 
-def _parser() -> _Parser:
-    parser = _Parser(prog="plasticity compare", description=__doc__.partition("\n")[0], add_help=False)
+def _parser() -> CommandParser:
+    parser = CommandParser(prog="plasticity compare", description=__doc__.partition("\n")[0], add_help=False)
     parser.add_argument("runs", nargs="+", metavar="RUN", help="FOLDER or LABEL=FOLDER; runs are in it or below")
     parser.add_argument(
         "--metrics",

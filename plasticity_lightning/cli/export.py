@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import warnings
 from pathlib import Path
-from typing import Any, NoReturn, get_args
+from typing import Any, get_args
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -18,6 +18,7 @@ from rich.table import Table
 from torch import Tensor, nn
 
 from plasticity_lightning.cli.app import PlasticityCLI, exit_status
+from plasticity_lightning.cli.arguments import CommandParser
 from plasticity_lightning.cli.tables import print_table
 from plasticity_lightning.errors import UserError, nearest
 from plasticity_lightning.sparsity.compress import Format, check_format, zeros_share
@@ -143,13 +144,8 @@ def _network(pl_module: LightningModule, name: str | None) -> nn.Module:
     return pl_module.get_submodule(owners.pop())
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see `plasticity export --help`")
-
-
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(
+    parser = CommandParser(
         prog="plasticity export",
         usage="plasticity export --config RECIPE --ckpt_path X --format FORMAT --output FILE [options]",
         description=(__doc__ or "").partition("\n")[0],

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
+from plasticity_lightning.cli.arguments import CommandParser
 from plasticity_lightning.errors import UserError
 
 if TYPE_CHECKING:
@@ -14,11 +14,6 @@ if TYPE_CHECKING:
 __all__ = ["prediction_rules"]
 
 _FORMATS = (".png", ".svg", ".pdf")
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see `plasticity prediction-rules --help`")
 
 
 def prediction_rules(args: list[str]) -> int:
@@ -30,7 +25,9 @@ def prediction_rules(args: list[str]) -> int:
     Raises:
         UserError: for a mistake in the arguments or folders without such runs.
     """
-    parser = _Parser(prog="plasticity prediction-rules", description=(__doc__ or "").partition("\n")[0], add_help=False)
+    parser = CommandParser(
+        prog="plasticity prediction-rules", description=(__doc__ or "").partition("\n")[0], add_help=False
+    )
     parser.add_argument("runs", nargs="+", metavar="LABEL=FOLDER", help="finished runs of prediction_object recipes")
     parser.add_argument("--output", type=Path, metavar="FILE", help=f"write the figure to FILE ({', '.join(_FORMATS)})")
     parser.add_argument("-h", "--help", action="store_true", help="show this text")

@@ -153,6 +153,7 @@ def regenerate(layer: Layer, rate: float, method: Method, budget: int | None = N
     """
     mask = layer.mask
     if method.ablate_below and budget is not None:
+        # `Method` refuses ablation without criteria that score weights
         kept, wanted = score(method.drop_by, layer), growth_score(method.grow_by, layer)  # type: ignore[arg-type]
         made = ablating_update(mask, kept, wanted, n_to_drop(mask, rate), budget, method.ablate_below)
         left = count(made.remaining)

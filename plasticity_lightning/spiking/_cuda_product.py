@@ -13,5 +13,5 @@ if not config.ENABLE_CUDASIM:  # type: ignore[attr-defined] # the simulator is P
     from numba.cuda import libdevice
 
     @overload(product, target="cuda")
-    def _rounded_product(a, b):  # type: ignore[no-untyped-def]
+    def _rounded_product(a, b):  # type: ignore[no-untyped-def]  # numba types it
         return lambda a, b: libdevice.dmul_rn(a, b)

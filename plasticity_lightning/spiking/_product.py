@@ -11,11 +11,11 @@ from numba.extending import overload
 __all__ = ["product"]
 
 
-def product(a, b):  # type: ignore[no-untyped-def]
+def product(a, b):  # type: ignore[no-untyped-def]  # numba types it
     """a * b."""  # noqa: D403 - a is a name
     return a * b
 
 
 @overload(product)
-def _rounded_product(a, b):  # type: ignore[no-untyped-def]
+def _rounded_product(a, b):  # type: ignore[no-untyped-def]  # numba types it
     return lambda a, b: a * b

@@ -86,7 +86,7 @@ def gather_frames(channels: int, stack: int) -> Callable[..., None]:
     """
 
     @njit(nogil=True, cache=True)
-    def gather(frames, start, stream, slot, shift, pad, zero, table, out, lo, hi):  # type: ignore[no-untyped-def]
+    def gather(frames, start, stream, slot, shift, pad, zero, table, out, lo, hi):  # type: ignore[no-untyped-def]  # numba types it
         length, height, width = frames.shape[1:4]
         pixels = frames.reshape(-1)
         place = np.empty(stack, np.int64)  # where each frame begins in `pixels`

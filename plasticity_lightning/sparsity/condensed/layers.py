@@ -95,10 +95,10 @@ class CondensedLinear(nn.Module):
             self._buffers
         )  # not self.index: a module's look-up of an attribute takes as long as a small product's row
         return Condensed(
-            self._parameters["values"],  # type: ignore[arg-type]
-            tensors["index"],  # type: ignore[arg-type]
-            tensors["counts"],  # type: ignore[arg-type]
-            tensors["rows"],  # type: ignore[arg-type]
+            self._parameters["values"],  # type: ignore[arg-type]  # set in __init__, never None
+            tensors["index"],  # type: ignore[arg-type]  # a buffer, as above
+            tensors["counts"],  # type: ignore[arg-type]  # a buffer, as above
+            tensors["rows"],  # type: ignore[arg-type]  # a buffer, as above
             (self.out_features, self.in_features),
         )
 
