@@ -39,7 +39,7 @@ class HasModulator(Protocol):
 
     Attributes:
         modulator: slot that `AstrocyteFeedback` fills at `setup`; None means an unmodulated rule.
-        modulation: float [B, T], depression rate over the last batch, or None before the first.
+        modulation: float [B, T], depression rate over the last batch, or [B], its means over time; None where nothing was simulated.
     """
 
     modulator: Astrocyte | None

@@ -9,6 +9,7 @@ to `act` and how to `update` from a batch of transitions.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Hashable, Iterator
 from itertools import islice
 from typing import Any, cast
@@ -16,7 +17,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
@@ -48,7 +48,7 @@ from plasticity_lightning.runtime.watching import watcher_of_updates
 __all__ = ["ControlLoop"]
 
 
-class ControlLoop(LightningModule):
+class ControlLoop(LightningModule, ABC):
     """Environments, replay and replay ratio around an agent; subclasses implement `act` and `update`.
 
     Args:
@@ -63,8 +63,8 @@ class ControlLoop(LightningModule):
 
     Logs:
         `train/return` of each finished episode; every `log_every_n_steps` ticks means of what `update` returns,
-        `replay_ratio`, `frames`, `updates_per_second`, `frames_per_second`; `eval/return`, `eval/episode_steps`. The
-        x-axis counts frames.
+        `replay_ratio`, `frames`, `updates_per_second`, `frames_per_second`; `eval/return`, `eval/episode_steps`, and
+        `test/` for them after training. The x-axis counts frames.
 
     Raises:
         UserError: if there is no such environment.
@@ -108,16 +108,16 @@ class ControlLoop(LightningModule):
 
     # what an agent is
 
+    @abstractmethod
     def act(self, observation: Tensor, explore: bool) -> Tensor:
         """Actions for observations uint8 [E, C, H, W] on the module's device: with exploration noise, or the best."""
-        raise NotImplementedError
 
+    @abstractmethod
     def update(self, batch: Batch) -> dict[str, Tensor]:
         """Learn from a batch on the module's device, with one step of each optimiser; scalars to be averaged and logged.
 
         Nothing in it may wait for the device, and what it branches on in Python must be in `branches`.
         """
-        raise NotImplementedError
 
     def before_updates(self) -> None:
         """Before the updates of a tick: write what changes from tick to tick into tensors that `update` reads."""
@@ -397,11 +397,11 @@ class ControlLoop(LightningModule):
         if self.trainer.sanity_checking:
             return
         self.evaluations += 1
-        if not self._training_goes_on():
-            return
-        metrics = self.trainer.callback_metrics
-        names = [name for name in ("eval/return", "eval/episode_steps") if name in metrics]
-        self._log_at_frame({name: float(metrics[name]) for name in names})
+        self._log_evaluation("eval")
+
+    def on_test_epoch_end(self) -> None:
+        """Write the mean return of the test at the frame that the agent had been trained to."""
+        self._log_evaluation("test")
 
     def on_test_end(self) -> None:
         """Close the environments of the evaluation."""
@@ -420,12 +420,13 @@ class ControlLoop(LightningModule):
     def _evaluate(self, stage: str) -> None:
         episode = self.play()
         values = {f"{stage}/return": episode.score, f"{stage}/episode_steps": float(episode.steps)}
-        # within a fit the loggers get the mean at its frame, see `on_validation_epoch_end`
-        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}
-        self.log_dict(values, logger=not self._training_goes_on(), **options)
+        # the loggers get the mean at its frame, see `_log_evaluation`
+        self.log_dict(values, logger=False, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
 
-    def _training_goes_on(self) -> bool:
-        return self.trainer.state.fn == TrainerFn.FITTING
+    def _log_evaluation(self, stage: str) -> None:
+        metrics = self.trainer.callback_metrics
+        names = [name for name in (f"{stage}/return", f"{stage}/episode_steps") if name in metrics]
+        self._log_at_frame({name: float(metrics[name]) for name in names})
 
     # checkpoints
 

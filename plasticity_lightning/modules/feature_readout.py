@@ -50,6 +50,7 @@ class FeatureReadout(pl.LightningModule, ABC):
         ValueError: if an argument is outside its range.
     """
 
+    measures: tuple[str, ...] = ()  # what `make_features` measures of each item
     output_scale: Tensor
 
     def __init__(
@@ -90,8 +91,11 @@ class FeatureReadout(pl.LightningModule, ABC):
     # what a subclass brings
 
     @abstractmethod
-    def make_features(self, batch: dict[str, Any], split: str) -> Tensor:
-        """Features [B, n_features], at least 0, of the items of a batch from `split`: "train", "val", "test" or "predict"."""
+    def make_features(self, batch: dict[str, Any], split: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """Features [B, n_features], at least 0, of a batch's items, and what was measured of each, float [B] by the names of `measures`.
+
+        `split` is "train", "val", "test" or "predict".
+        """
 
     @abstractmethod
     def fingerprint(self) -> str:
@@ -101,6 +105,9 @@ class FeatureReadout(pl.LightningModule, ABC):
     def features_follow_order(self) -> bool:
         """Whether an item's features depend on the items before it, so that none may be skipped."""
         return False
+
+    def tell_measured(self, measured: dict[str, Tensor]) -> None:
+        """Log what was measured of the items of a training batch, float64 [B] by name, whether they were made now or found."""
 
     def advice_if_silent(self) -> str:
         """What to change if all features of all training items are 0."""
@@ -153,7 +160,7 @@ class FeatureReadout(pl.LightningModule, ABC):
     def predict_step(self, batch: dict[str, Any], batch_idx: int) -> Tensor:
         """Class probabilities [B, n_classes]."""
         self._require_readout()
-        return self(self.make_features(batch, "predict")).softmax(1)
+        return self(self.make_features(batch, "predict")[0]).softmax(1)
 
     def forward(self, features: Tensor) -> Tensor:
         """Logits [B, n_classes] of features [B, n_features]."""
@@ -201,7 +208,7 @@ class FeatureReadout(pl.LightningModule, ABC):
         if self._store is None:
             run = self.trainer.log_dir or self.trainer.default_root_dir
             root = Path(self._cache_dir or Path(run) / "features")
-            self._store = FeatureStore(root / self.fingerprint(), self.n_features, self._feature_dtype)
+            self._store = FeatureStore(root / self.fingerprint(), self.n_features, self._feature_dtype, self.measures)
         return self._store
 
     # private
@@ -214,7 +221,11 @@ class FeatureReadout(pl.LightningModule, ABC):
         # where order matters, also the items whose features an interrupted run has kept must pass again
         if bool(missing.any()) or (whole and self.phase == "features"):
             part = batch if whole or bool(missing.all()) else select_items(batch, missing.nonzero()[:, 0])
-            self.store.add(split, part["index"].cpu(), part["label"].cpu(), self.make_features(part, split))
+            features, measured = self.make_features(part, split)
+            self.store.add(split, part["index"].cpu(), part["label"].cpu(), features, measured)
+        if split == "train":
+            known = self.store.measured(split, index)
+            self.tell_measured({name: values for name, values in known.items() if not bool(values.isnan().any())})
         return self.store.counts(split, index)
 
     def _gather_features(self) -> None:
@@ -243,8 +254,8 @@ class FeatureReadout(pl.LightningModule, ABC):
             self.trainer.should_stop = True
 
     def _build_solver(self) -> Any:
-        _, label, features = self.store.rows("train")
-        _, val_label, val_features = self.store.rows("val")
+        _, label, features, _ = self.store.rows("train")
+        _, val_label, val_features, _ = self.store.rows("val")
         silent = silent_items(features)
         if silent == len(features):
             raise ValueError(

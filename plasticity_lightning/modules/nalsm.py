@@ -74,6 +74,7 @@ class NALSM(FeatureReadout):
     Source: Ivanov & Michmizos 2021.
     """
 
+    measures = ("liquid_spikes_per_ms", "input_spikes_per_ms", "depression_rate")
     positions: Tensor
     source: Tensor
     target: Tensor
@@ -193,15 +194,19 @@ class NALSM(FeatureReadout):
         else:
             super().next_phase()
 
-    def make_features(self, batch: dict[str, Any], split: str) -> Tensor:
-        """Spike counts int32 [B, N], or float32 [B, K * N] of K bins and traces."""
+    def make_features(self, batch: dict[str, Any], split: str) -> tuple[Tensor, dict[str, Tensor]]:
+        """Spike counts int32 [B, N], or float32 [B, K * N] of K bins and traces; and each item's activity."""
         plain = len(self.windows) == 1
         activity = self._simulate_features(batch, split, record=not plain)
-        if split == "train":
-            self._log_activity(activity, "features")
-        if plain:
-            return activity.counts
-        return windowed_counts(cast(Tensor, activity.spikes), self.windows.cpu())
+        # in numpy a row's mean does not depend on the other rows
+        measured = {name: values.double().numpy().mean(1) for name, values in _per_item(activity).items()}
+        counts = activity.counts if plain else windowed_counts(cast(Tensor, activity.spikes), self.windows.cpu())
+        return counts, {name: torch.from_numpy(values) for name, values in measured.items()}
+
+    def tell_measured(self, measured: dict[str, Tensor]) -> None:
+        """Spikes per step, firing rate, and the depression rate for `AstrocyteFeedback`."""
+        self.modulation = measured.pop("depression_rate", None)
+        self._log_activity(measured, "features")
 
     @property
     def features_follow_order(self) -> bool:
@@ -267,7 +272,7 @@ class NALSM(FeatureReadout):
             self.calcium.copy_(after.calcium)
         if self.trainer.world_size > 1:
             torch.distributed.broadcast(self.weight, 0)
-        self._log_activity(activity, "initialise")
+        self._log_activity(_per_item(activity), "initialise")
 
     def _simulate_features(
         self, batch: dict[str, Any], split: str, record: bool = False, keep_trace: bool = True
@@ -327,13 +332,20 @@ class NALSM(FeatureReadout):
             start = 1 + (keys & 0x7FFFFFFF) % max(trains.n_steps - n_steps - 2, 1)
         return trains.window(start.clamp(max=trains.n_steps - n_steps), n_steps)
 
-    def _log_activity(self, activity: LiquidActivity, phase: str) -> None:
+    def _log_activity(self, measured: dict[str, Tensor], phase: str) -> None:
         values = {
-            f"{phase}/liquid_spikes_per_ms": activity.n_liquid.float().mean(),
-            f"{phase}/input_spikes_per_ms": activity.n_input.float().mean(),
-            f"{phase}/firing_rate_hz": activity.n_liquid.float().mean() * 1000.0 / self.n_neurons,
+            f"{phase}/{name}": measured[name].double().mean().float()
+            for name in ("liquid_spikes_per_ms", "input_spikes_per_ms")
+            if name in measured
         }
+        if "liquid_spikes_per_ms" in measured:
+            values[f"{phase}/firing_rate_hz"] = values[f"{phase}/liquid_spikes_per_ms"] * 1000.0 / self.n_neurons
         self.log_dict(values, batch_size=1)
+
+
+def _per_item(activity: LiquidActivity) -> dict[str, Tensor]:
+    """What is told of a batch, [B, T] each, by the names of `NALSM.measures`."""
+    return dict(zip(NALSM.measures, (activity.n_liquid, activity.n_input, activity.modulation), strict=True))
 
 
 def _plain_stdp(parameters: APSTDP) -> STDP:

@@ -57,9 +57,9 @@ class RandomFeatureClassifier(FeatureReadout):
         generator = torch.Generator().manual_seed(seed)
         self.register_buffer("projection", random_projection(n_inputs, n_features, generator, fan_in))
 
-    def make_features(self, batch: dict[str, Any], split: str) -> Tensor:
+    def make_features(self, batch: dict[str, Any], split: str) -> tuple[Tensor, dict[str, Tensor]]:
         """Features [B, n_features] of `batch["image"]`."""
-        return random_features(batch["image"].flatten(1).float(), self.projection)
+        return random_features(batch["image"].flatten(1).float(), self.projection), {}
 
     def fingerprint(self) -> str:
         """Hash of the projection."""

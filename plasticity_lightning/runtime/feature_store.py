@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import uuid
 import zipfile
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,8 @@ from plasticity_lightning.errors import UserError
 from plasticity_lightning.runtime.atomic_file import atomic_file, clear_stale
 
 __all__ = ["DamagedFeaturesError", "FeatureStore"]
+
+_MEASURE = "measure_"  # before a measure's name in a chunk
 
 
 class DamagedFeaturesError(UserError, ValueError):
@@ -31,16 +34,21 @@ class FeatureStore:
         directory: where chunks are kept; created when the first one is written. None keeps them in memory only.
         n_features: length of a row.
         dtype: numpy type of a row's values; int16 holds every spike count of half a minute.
+        measures: names of numbers that are kept with each row, such as an item's firing rate, so that a run that finds the row need not make it
+            again to tell them.
 
     Raises:
         ValueError: if n_features < 1.
         DamagedFeaturesError: if a file in the directory is not a chunk of such rows.
     """
 
-    def __init__(self, directory: Path | None, n_features: int, dtype: str = "int16") -> None:
+    def __init__(
+        self, directory: Path | None, n_features: int, dtype: str = "int16", measures: Sequence[str] = ()
+    ) -> None:
         if n_features < 1:
             raise ValueError(f"n_features={n_features} must be at least 1")
         self.directory, self.n_features, self.dtype = directory, n_features, np.dtype(dtype)
+        self.measures = tuple(measures)
         self._splits: dict[str, _Rows] = {}
         if directory is not None:
             clear_stale(directory)
@@ -49,7 +57,11 @@ class FeatureStore:
                 with np.load(path) as chunk:
                     if chunk["counts"].dtype != self.dtype:
                         raise ValueError(f"holds {chunk['counts'].dtype}")
-                    self._rows(path.name.split("-")[0]).put(chunk["index"], chunk["label"], chunk["counts"])
+                    unknown = np.full(len(chunk["index"]), np.nan)  # in chunks of before there were measures
+                    measured = [chunk.get(_MEASURE + n, unknown) for n in self.measures]
+                    self._rows(path.name.split("-")[0]).put(
+                        chunk["index"], chunk["label"], chunk["counts"], np.array(measured).reshape(-1, len(unknown))
+                    )
             except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
                 raise DamagedFeaturesError(
                     f"{path} is no readable chunk of {n_features} features a row ({self.dtype}): delete it ({error})"
@@ -70,16 +82,26 @@ class FeatureStore:
             else torch.ones(len(at), dtype=torch.bool)
         )
 
-    def add(self, split: str, index: Tensor, label: Tensor, counts: Tensor) -> None:
-        """Keep rows `counts` [M, n_features] of samples `index` int64 [M] with `label` int64 [M]; known samples are skipped."""
+    def add(
+        self, split: str, index: Tensor, label: Tensor, counts: Tensor, measured: Mapping[str, Tensor] | None = None
+    ) -> None:
+        """Keep rows `counts` [M, n_features] of samples `index` int64 [M] with `label` int64 [M]; known samples are skipped.
+
+        `measured` gives the rows' measures, float [M] each by name; one that is not given is NaN.
+        """
         new = self.missing(split, index)
         if not bool(new.any()):
             return
         arrays = index[new].numpy(), label[new].numpy(), counts[new].cpu().numpy().astype(self.dtype)
+        numbers = np.full((len(self.measures), len(arrays[0])), np.nan)
+        for row, name in zip(numbers, self.measures, strict=True):
+            if measured is not None and name in measured:
+                row[:] = measured[name][new].double().cpu().numpy()
         if self.directory is not None:
+            named = {_MEASURE + n: row for n, row in zip(self.measures, numbers, strict=True)}
             with atomic_file(self.directory / f"{split}-{uuid.uuid4().hex}.npz") as file:
-                np.savez(file, index=arrays[0], label=arrays[1], counts=arrays[2])
-        self._rows(split).put(*arrays)
+                np.savez(file, index=arrays[0], label=arrays[1], counts=arrays[2], **named)
+        self._rows(split).put(*arrays, numbers)
 
     def counts(self, split: str, index: Tensor) -> Tensor:
         """Rows [M, n_features] of samples `index`.
@@ -87,34 +109,51 @@ class FeatureStore:
         Raises:
             KeyError: if one of them is missing.
         """
+        self._require(split, index)
+        return torch.from_numpy(self._rows(split).counts[index.numpy()])
+
+    def measured(self, split: str, index: Tensor) -> dict[str, Tensor]:
+        """Measures of samples `index`, float64 [M] each by name; NaN where one was not given.
+
+        Raises:
+            KeyError: if one of the samples is missing.
+        """
+        self._require(split, index)
+        values = self._rows(split).measured[:, index.numpy()]
+        return {name: torch.from_numpy(row) for name, row in zip(self.measures, values, strict=True)}
+
+    def rows(self, split: str) -> tuple[Tensor, Tensor, Tensor, dict[str, Tensor]]:
+        """(index int64 [M], label int64 [M], counts [M, n_features], measures) of a split, by ascending index."""
+        rows = self._rows(split)
+        index = np.flatnonzero(rows.known)
+        at = torch.from_numpy(index)
+        return at, torch.from_numpy(rows.label[index]), torch.from_numpy(rows.counts[index]), self.measured(split, at)
+
+    def _require(self, split: str, index: Tensor) -> None:
         missing = self.missing(split, index)
         if bool(missing.any()):
             raise KeyError(f"{int(missing.sum())} of {len(index)} samples of split {split!r} have no features yet")
-        return torch.from_numpy(self._rows(split).counts[index.numpy()])
-
-    def rows(self, split: str) -> tuple[Tensor, Tensor, Tensor]:
-        """(index int64 [M], label int64 [M], counts [M, n_features]) of a split, by ascending index."""
-        rows = self._rows(split)
-        index = np.flatnonzero(rows.known)
-        return torch.from_numpy(index), torch.from_numpy(rows.label[index]), torch.from_numpy(rows.counts[index])
 
     def _rows(self, split: str) -> _Rows:
-        return self._splits.setdefault(split, _Rows(self.n_features, self.dtype))
+        return self._splits.setdefault(split, _Rows(self.n_features, self.dtype, len(self.measures)))
 
 
 class _Rows:
     """One split: arrays addressed by sample index, grown as larger indices come."""
 
-    def __init__(self, n_features: int, dtype: np.dtype) -> None:
+    def __init__(self, n_features: int, dtype: np.dtype, n_measures: int) -> None:
         self.known = np.zeros(0, dtype=bool)
         self.label = np.zeros(0, dtype=np.int64)
         self.counts = np.zeros((0, n_features), dtype=dtype)
+        self.measured = np.zeros((n_measures, 0))
 
-    def put(self, index: np.ndarray, label: np.ndarray, counts: np.ndarray) -> None:
+    def put(self, index: np.ndarray, label: np.ndarray, counts: np.ndarray, measured: np.ndarray) -> None:
         needed = int(index.max()) + 1
         if needed > len(self.known):
             grow = max(needed, len(self.known) * 5 // 4) - len(self.known)
             self.known = np.concatenate([self.known, np.zeros(grow, dtype=bool)])
             self.label = np.concatenate([self.label, np.zeros(grow, dtype=np.int64)])
             self.counts = np.concatenate([self.counts, np.zeros((grow, self.counts.shape[1]), dtype=self.counts.dtype)])
+            self.measured = np.concatenate([self.measured, np.full((len(self.measured), grow), np.nan)], 1)
         self.known[index], self.label[index], self.counts[index] = True, label, counts
+        self.measured[:, index] = measured

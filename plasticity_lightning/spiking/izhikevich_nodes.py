@@ -6,6 +6,7 @@ equal: its a0 = 0.04, v_rest = -82.66, v_c = -42.34 (the roots of the quadratic)
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -25,7 +26,7 @@ from plasticity_lightning.spiking.izhikevich import (
 __all__ = ["CapacitanceIzhikevichNode", "IzhikevichNode"]
 
 
-class _Node(BackendNode):
+class _Node(BackendNode, ABC):
     """Parameters as buffers, states v and u that start at rest, and the choice of back end."""
 
     def __init__(
@@ -55,8 +56,8 @@ class _Node(BackendNode):
     def _buffers_in_order(self) -> list[Tensor]:
         return [getattr(self, name) for name in self._names]
 
-    def _at_rest(self) -> tuple[Tensor, Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def _at_rest(self) -> tuple[Tensor, Tensor]: ...
 
     def materialize_states(self, inputs: tuple, states: tuple, step_mode: str) -> tuple:
         """Neurons at rest, of the input's shape, where a reset left none."""
@@ -97,11 +98,11 @@ class _Node(BackendNode):
         spikes, v, u = self._fused(inputs[0], states[0], states[1], self._cells(inputs[0].shape[1:]))
         return (spikes,), (v, u)
 
-    def _step(self, v: Tensor, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def _step(self, v: Tensor, u: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
 
-    def _fused(self, x: Tensor, v: Tensor, u: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        raise NotImplementedError
+    @abstractmethod
+    def _fused(self, x: Tensor, v: Tensor, u: Tensor, cells: Tensor) -> tuple[Tensor, Tensor, Tensor]: ...
 
 
 class IzhikevichNode(_Node):

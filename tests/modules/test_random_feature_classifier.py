@@ -54,7 +54,7 @@ def test_brightness_does_not_matter_and_the_seed_does() -> None:
     model.output_scale.fill_(1.0)
     model.readout_weight.copy_(torch.rand(10, 9, generator=torch.Generator().manual_seed(0)))
     image = torch.rand(4, 1, 2, 3, generator=torch.Generator().manual_seed(1))
-    bright, dark = (model(model.make_features({"image": image * k}, "test")) for k in (255.0, 0.01))
+    bright, dark = (model(model.make_features({"image": image * k}, "test")[0]) for k in (255.0, 0.01))
     assert torch.allclose(bright, dark, atol=1e-6)
     other = RandomFeatureClassifier(n_inputs=6, n_features=9, fan_in=3, seed=1)
     assert other.fingerprint() != model.fingerprint()

@@ -9,6 +9,7 @@ clock says and where a folder lies are not compared.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import signal
 import warnings
@@ -17,11 +18,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.loggers import TensorBoardLogger
 
+from plasticity_lightning.control.replay import log
+from plasticity_lightning.control.replay.ring import FrameRing
 from plasticity_lightning.runtime import AtomicCheckpoint, GracefulStop, RNGState
 
 __all__ = ["HOOKS", "Case", "Run", "differences", "resumed_everywhere", "stopped_everywhere"]
@@ -171,6 +175,9 @@ def _fit(
     last = folder / "last.ckpt"
     if last.is_file():
         run.final = torch.load(last, weights_only=True)
+        for rank in run.final.get("control", ()):
+            if rank["content"]:
+                rank["content"] = _slots(module._replay._ring, rank["content"])
     return kept.copies
 
 
@@ -215,8 +222,6 @@ def differences(whole: Run, run: Run) -> list[str]:
     """What differs between two runs, at most a few lines."""
     for each in (whole, run):  # where a loader stands at the end of an epoch is not read by anybody
         each.final["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)
-        for rank in each.final.get("control", ()):
-            (rank["content"] or {}).pop("folder", None)
     found = list(_compare(whole.final, run.final, "checkpoint"))
     found += [f"batch {n} differs" for n in sorted(whole.batches.keys() | run.batches.keys())
               if whole.batches.get(n) != run.batches.get(n)]  # fmt: skip
@@ -225,6 +230,16 @@ def differences(whole: Run, run: Run) -> list[str]:
         if a != b and (key[0] not in _TIMED or not a or not b):
             found.append(f"point {key}: {a} in the whole run, {b} in the resumed one")
     return found[:12]
+
+
+def _slots(ring: FrameRing, content: dict[str, Any]) -> dict[str, Any]:
+    """What a checkpoint's replay holds, read from its log; how that is divided into files is nobody's matter."""
+    records = np.concatenate(list(log.read(Path(content["folder"]), content["segments"], ring.record)))
+    e, slot, count = records["stream"], records["slot"], np.array(content["count"])
+    live = (slot >= count[e] - ring.length) & (slot < count[e])
+    assert live.sum() == np.minimum(count, ring.length).sum()
+    whole = records[live][np.lexsort((slot[live], e[live]))]
+    return {"count": content["count"], "slots": hashlib.sha256(whole.tobytes()).hexdigest()}
 
 
 def _numbers(batch: Any) -> Iterator[float | str]:

@@ -21,7 +21,7 @@ def test_rows_come_back_by_index_whatever_the_order_of_chunks(tmp_path: Path) ->
     store.add("train", *rows([4, 1]))
     store.add("train", *rows([1, 0, 7]))
     for again in (store, FeatureStore(tmp_path / "f", 3)):
-        index, label, counts = again.rows("train")
+        index, label, counts, _ = again.rows("train")
         assert index.tolist() == [0, 1, 4, 7]
         assert label.tolist() == [0, 1, 4, 7]
         assert counts.tolist() == [[0, 0, 0], [1, 2, 3], [4, 8, 12], [7, 14, 21]]
