@@ -17,6 +17,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch import Tensor, nn
@@ -63,8 +64,8 @@ class ControlLoop(LightningModule, ABC):
 
     Logs:
         `train/return` of each finished episode; every `log_every_n_steps` ticks means of what `update` returns,
-        `replay_ratio`, `frames`, `updates_per_second`, `frames_per_second`; `eval/return`, `eval/episode_steps`, and
-        `test/` for them after training. The x-axis counts frames.
+        `replay_ratio`, `frames`, `updates_per_second`, `frames_per_second`; `eval/return`, `eval/episode_steps`. The
+        x-axis counts frames.
 
     Raises:
         UserError: if there is no such environment.
@@ -397,11 +398,11 @@ class ControlLoop(LightningModule, ABC):
         if self.trainer.sanity_checking:
             return
         self.evaluations += 1
-        self._log_evaluation("eval")
-
-    def on_test_epoch_end(self) -> None:
-        """Write the mean return of the test at the frame that the agent had been trained to."""
-        self._log_evaluation("test")
+        if not self._training_goes_on():
+            return
+        metrics = self.trainer.callback_metrics
+        names = [name for name in ("eval/return", "eval/episode_steps") if name in metrics]
+        self._log_at_frame({name: float(metrics[name]) for name in names})
 
     def on_test_end(self) -> None:
         """Close the environments of the evaluation."""
@@ -420,13 +421,12 @@ class ControlLoop(LightningModule, ABC):
     def _evaluate(self, stage: str) -> None:
         episode = self.play()
         values = {f"{stage}/return": episode.score, f"{stage}/episode_steps": float(episode.steps)}
-        # the loggers get the mean at its frame, see `_log_evaluation`
-        self.log_dict(values, logger=False, on_step=False, on_epoch=True, batch_size=1, sync_dist=True)
+        # within a fit the loggers get the mean at its frame, see `on_validation_epoch_end`
+        options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}
+        self.log_dict(values, logger=not self._training_goes_on(), **options)
 
-    def _log_evaluation(self, stage: str) -> None:
-        metrics = self.trainer.callback_metrics
-        names = [name for name in (f"{stage}/return", f"{stage}/episode_steps") if name in metrics]
-        self._log_at_frame({name: float(metrics[name]) for name in names})
+    def _training_goes_on(self) -> bool:
+        return self.trainer.state.fn == TrainerFn.FITTING
 
     # checkpoints
 
