@@ -10,6 +10,7 @@ import uuid
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -98,7 +99,7 @@ class FeatureStore:
             if measured is not None and name in measured:
                 row[:] = measured[name][new].double().cpu().numpy()
         if self.directory is not None:
-            named = {_MEASURE + n: row for n, row in zip(self.measures, numbers, strict=True)}
+            named: dict[str, Any] = {_MEASURE + n: row for n, row in zip(self.measures, numbers, strict=True)}
             with atomic_file(self.directory / f"{split}-{uuid.uuid4().hex}.npz") as file:
                 np.savez(file, index=arrays[0], label=arrays[1], counts=arrays[2], **named)
         self._rows(split).put(*arrays, numbers)

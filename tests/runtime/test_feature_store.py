@@ -60,3 +60,16 @@ def test_float_rows_are_kept_exactly_and_not_mistaken_for_counts(tmp_path: Path)
 def test_missing_rows_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(KeyError, match="1 of 1 samples"):
         FeatureStore(None, 3).counts("test", torch.tensor([5]))
+
+
+def test_measures_are_kept_with_their_rows_and_unknown_ones_are_nan(tmp_path: Path) -> None:
+    FeatureStore(tmp_path, 3).add("train", *rows([0]))  # a chunk of before there were measures
+    store = FeatureStore(tmp_path, 3, measures=("rate", "drive"))
+    store.add("train", *rows([2, 1]), {"rate": torch.tensor([0.25, 0.5])})
+    for again in (store, FeatureStore(tmp_path, 3, measures=("rate", "drive"))):
+        measured = again.measured("train", torch.tensor([1, 2, 0]))
+        assert measured["rate"].tolist()[:2] == [0.5, 0.25]
+        assert bool(measured["rate"][2].isnan())
+        assert bool(measured["drive"].isnan().all())
+    with pytest.raises(KeyError, match="1 of 1 samples"):
+        store.measured("val", torch.tensor([0]))
