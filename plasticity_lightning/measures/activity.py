@@ -65,17 +65,10 @@ def count_active(activation: Tensor) -> Tensor:
     """Number of active entries as an int64 scalar; any shape and memory layout, block by block in the cache."""
     in_memory = sorted(range(activation.ndim), key=activation.stride, reverse=True)
     flat = activation.detach().permute(in_memory).reshape(-1)
-    if flat.device.type != "cpu" or not flat.is_floating_point():
-        return torch.count_nonzero(flat > 0)
-    cut = len(flat) % 128
-    space = torch.empty(_BLOCK, dtype=flat.dtype)
-    sums = [(flat[:cut] > 0).long()]
-    for block in flat[cut:].split(_BLOCK):
-        # on a CPU a comparison is vectorised if its result has the type of the numbers
-        active = torch.gt(block, 0, out=space[: len(block)])
-        # single precision holds every count of a block, half precision those up to 128
-        sums.append((active.view(128, -1).sum(0) if active.itemsize == 2 else active.sum()[None]).long())
-    return torch.cat(sums).sum()
+    cut = len(flat) % 256
+    # sums of 256 fit into the integers of every width
+    sums = [_column_sums(active_entries(block)) for block in flat[cut:].split(_BLOCK)]
+    return torch.cat([active_entries(flat[:cut]).long(), *sums]).sum()
 
 
 class UnitSums(NamedTuple):
@@ -277,6 +270,10 @@ def activation_norm(activation: Tensor, unit_dim: int = 1, pool: bool = True) ->
     Cost: one square per entry. Source: Lyle et al. 2024.
     """
     return feature_matrix(activation, unit_dim, pool).double().norm(dim=1).mean()
+
+
+def _column_sums(active: Tensor) -> Tensor:
+    return active.view(256, -1).sum(0, dtype=torch.int16 if active.dtype == torch.bool else active.dtype)
 
 
 @cache
