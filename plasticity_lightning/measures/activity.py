@@ -11,7 +11,6 @@ Sources: Ma et al. 2024 (fau), Lyle et al. 2023 (ever_active) and 2024 (activati
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cache
 from typing import Literal, NamedTuple
 
 import torch
@@ -42,33 +41,34 @@ __all__ = [
 
 Saturating = Literal["tanh", "sigmoid", "relu6", "hardtanh", "hardsigmoid"]
 
-_INTEGERS = {2: torch.int16, 4: torch.int32, 8: torch.int64}  # by the bytes of a number
 _BLOCK = 2**17  # entries counted at a time: the block and its copy stay in the cache
 
 
 def active_entries(activation: Tensor) -> Tensor:
     """Which entries are active, a > 0: 1 or 0 of the same shape; what `fau` and `ever_active` count.
 
-    On a CPU floating-point numbers are told by their bits, as integers of their width: comparisons there take three
-    times as long.
+    On a CPU a floating-point comparison is vectorised only if its result has the type of the numbers, so there it has;
+    elsewhere it is boolean.
     """
     a = activation.detach()
-    width = _INTEGERS.get(a.element_size()) if a.is_floating_point() else None
-    if a.device.type != "cpu" or width is None:
+    if a.device.type != "cpu" or not a.is_floating_point():
         return a > 0
-    # as integers, positive numbers are positive, negative ones and -0 negative; NaN, above infinity, wraps around
-    margin = _above_infinity(a.dtype)
-    return (a.view(width) + margin).clamp_(margin, margin + 1).sub_(margin)
+    return torch.gt(a, 0, out=torch.empty_like(a))
 
 
 def count_active(activation: Tensor) -> Tensor:
     """Number of active entries as an int64 scalar; any shape and memory layout, block by block in the cache."""
     in_memory = sorted(range(activation.ndim), key=activation.stride, reverse=True)
     flat = activation.detach().permute(in_memory).reshape(-1)
-    cut = len(flat) % 256
-    # sums of 256 fit into the integers of every width
-    sums = [_column_sums(active_entries(block)) for block in flat[cut:].split(_BLOCK)]
-    return torch.cat([active_entries(flat[:cut]).long(), *sums]).sum()
+    if flat.device.type != "cpu" or not flat.is_floating_point():
+        return torch.count_nonzero(active_entries(flat))
+    cut = len(flat) % 128
+    sums = [active_entries(flat[:cut]).long()]
+    for block in flat[cut:].split(_BLOCK):
+        active = active_entries(block)
+        # single precision holds every count of a block, half precision those up to 128
+        sums.append((active.view(128, -1).sum(0) if active.itemsize == 2 else active.sum()[None]).long())
+    return torch.cat(sums).sum()
 
 
 class UnitSums(NamedTuple):
@@ -89,7 +89,7 @@ def unit_sums(activation: Tensor, unit_dim: int = 1, spatial_units: bool = False
     """Statistics of the units of an output [B, units, ...], see `samples_by_units`."""
     view = samples_by_units(activation, unit_dim, spatial_units)
     samples = torch.full((), view.shape[0], device=view.device)
-    return UnitSums(active_entries(view).sum(0), view.abs().sum(0, dtype=torch.float64), samples)
+    return UnitSums(active_entries(view).sum(0, dtype=torch.int64), view.abs().sum(0, dtype=torch.float64), samples)
 
 
 def fau(*activations: Tensor) -> Tensor:
@@ -270,17 +270,6 @@ def activation_norm(activation: Tensor, unit_dim: int = 1, pool: bool = True) ->
     Cost: one square per entry. Source: Lyle et al. 2024.
     """
     return feature_matrix(activation, unit_dim, pool).double().norm(dim=1).mean()
-
-
-def _column_sums(active: Tensor) -> Tensor:
-    return active.view(256, -1).sum(0, dtype=torch.int16 if active.dtype == torch.bool else active.dtype)
-
-
-@cache
-def _above_infinity(dtype: torch.dtype) -> int:
-    """How many integers lie above the one that has the bits of infinity."""
-    width = _INTEGERS[dtype.itemsize]
-    return int(torch.iinfo(width).max - torch.tensor(torch.inf, dtype=dtype).view(width))
 
 
 def _masked_fraction(units: Tensor, unit_mask: Tensor | None) -> Tensor:
