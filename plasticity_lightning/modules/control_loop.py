@@ -423,7 +423,10 @@ class ControlLoop(LightningModule, ABC):
         values = {f"{stage}/return": episode.score, f"{stage}/episode_steps": float(episode.steps)}
         # within a fit the loggers get the mean at its frame, see `on_validation_epoch_end`
         options: dict[str, Any] = {"on_step": False, "on_epoch": True, "batch_size": 1, "sync_dist": True}
-        self.log_dict(values, logger=not self._training_goes_on(), **options)
+        alone = not self._training_goes_on()
+        self.log_dict(values, logger=alone, **options)
+        if alone:  # Lightning's name for where on the x-axis the others are written
+            self.log("step", float(self.steps * self.frames_per_step), logger=True, reduce_fx="max", **options)
 
     def _training_goes_on(self) -> bool:
         return self.trainer.state.fn == TrainerFn.FITTING

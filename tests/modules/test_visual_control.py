@@ -321,6 +321,18 @@ def test_compiled_updates_equal_eager_ones(option: str) -> None:
     assert (weights[0] - weights[1]).norm() <= 5e-4 * weights[0].norm()
 
 
+def test_a_test_lies_at_the_frame_that_the_agent_was_trained_to(tmp_path: Any) -> None:
+    model = agent()
+    frames = fit(model).lightning_module.steps * model.frames_per_step
+    assert frames > 1
+    logger = CSVLogger(tmp_path)
+    pl.Trainer(logger=logger, accelerator="cpu", enable_progress_bar=False, limit_test_batches=2).test(model)
+    logger.save()
+    with (tmp_path / "lightning_logs" / "version_0" / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [int(row["step"]) for row in rows if row["test/return"]] == [frames]
+
+
 def test_the_logger_gets_each_return_once_and_at_its_frame(tmp_path: Any) -> None:
     logger = CSVLogger(tmp_path)
     fit(agent(), logger=logger, log_every_n_steps=4)
