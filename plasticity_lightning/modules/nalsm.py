@@ -205,7 +205,7 @@ class NALSM(FeatureReadout):
 
     def tell_measured(self, measured: dict[str, Tensor]) -> None:
         """Spikes per step, firing rate, and the depression rate for `AstrocyteFeedback`."""
-        self.modulation = measured.pop("depression_rate", None)
+        self.modulation = measured.get("depression_rate")
         self._log_activity(measured, "features")
 
     @property
